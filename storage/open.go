@@ -1,0 +1,219 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/distributedcache/cache/internal/base"
+)
+
+// Open opens the store in cfg.Dir and creates it if it is missing. The error
+// wraps ErrInUse if another store, in this or another process, has the
+// directory open; ErrInvalid if the directory cannot be used as asked: it has
+// a newer format, another shard count or another node id, is no directory or
+// not writable; ErrCorrupt if it is damaged; ErrNoSpace if the disk is full;
+// ErrUnavailable if the disk fails.
+func Open(cfg Config) (*Store, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	cfg, err := locate(cfg)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s, err := open(cfg)
+	if err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	s.lock = lock
+	return s, nil
+}
+
+// locate makes the directory and resolves its path, so that two spellings of
+// one directory cannot be opened by one process at once.
+func locate(cfg Config) (Config, error) {
+	if err := makeDir(cfg.FS, cfg.Dir); err != nil {
+		return cfg, typed("create data directory", err)
+	}
+	info, err := cfg.FS.Stat(cfg.Dir)
+	if err != nil {
+		return cfg, typed("data directory", err)
+	}
+	if !info.IsDir() {
+		return cfg, fmt.Errorf("%w: %s is not a directory", base.ErrInvalid, cfg.Dir)
+	}
+	if cfg.FS != vfs.Default {
+		return cfg, nil
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return cfg, typed("data directory", err)
+	}
+	cfg.Dir = dir
+	return cfg, nil
+}
+
+// makeDir makes a directory and, if it was missing, its name durable.
+func makeDir(fsys vfs.FS, dir string) error {
+	if _, err := fsys.Stat(dir); err == nil {
+		return nil
+	}
+	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+		if errors.Is(err, syscall.ENOTDIR) {
+			return fmt.Errorf("%w: %w", base.ErrInvalid, err)
+		}
+		return err
+	}
+	return syncDir(fsys, fsys.PathDir(dir))
+}
+
+// lockDir locks the directory against other processes and against a second
+// Open in this one.
+func lockDir(cfg Config) (io.Closer, error) {
+	lock, err := cfg.FS.Lock(cfg.FS.PathJoin(cfg.Dir, lockFile))
+	if err == nil {
+		return lock, nil
+	}
+	var onPath *fs.PathError // creating the file failed
+	var errno syscall.Errno  // locking it failed; EACCES and EAGAIN mean that it is locked
+	if errors.As(err, &onPath) {
+		return nil, typed("lock data directory", err)
+	}
+	if errors.As(err, &errno) && errno != syscall.EAGAIN && errno != syscall.EACCES {
+		return nil, typed("lock data directory", err)
+	}
+	return nil, fmt.Errorf("%w: %s: %w", base.ErrInUse, cfg.Dir, err)
+}
+
+// open opens the engine in a locked directory.
+func open(cfg Config) (*Store, error) {
+	s := newStore(cfg)
+	id, fresh, err := identify(s.fs, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.id = id
+	s.cache = pebble.NewCache(cfg.BlockCacheBytes)
+	err = s.openEngine(fresh)
+	if err == nil && fresh {
+		err = s.writeIdentity()
+	}
+	if cause := s.fence.err(); cause != nil {
+		err = cause
+	}
+	if err != nil {
+		close(s.fs.release)
+		s.closeEngine()
+		return nil, err
+	}
+	s.fs.patient.Store(true)
+	s.start()
+	return s, nil
+}
+
+func newStore(cfg Config) *Store {
+	s := &Store{
+		cfg:   cfg,
+		fence: newFence(),
+		gate:  newGate(),
+		wake:  make(chan struct{}, 1),
+		stop:  make(chan struct{}),
+	}
+	s.fs = newGuardFS(cfg.FS, s.fence, cfg.DiskPollInterval)
+	s.fs.onFull = s.poke
+	s.events = &engineLog{log: cfg.Logger, fence: s.fence, wake: s.poke}
+	s.open.handles = make(map[handle]struct{})
+	s.batches.New = func() any { return newBatch(s) }
+	return s
+}
+
+// openEngine opens the engine. An engine without an identity must be new: the
+// identity is written last. One with an identity must be there: the engine
+// must not quietly begin anew where it cannot find its files.
+func (s *Store) openEngine(fresh bool) (err error) {
+	defer recovered(s.cfg.Logger, "open", &err)
+	opts := engineOptions(s.cfg, s.cache)
+	opts.FS = s.fs
+	opts.Logger = s.events
+	opts.EventListener = s.events.events()
+	opts.ErrorIfNotExists = !fresh
+	opts.ErrorIfNotPristine = fresh
+	s.db, err = pebble.Open(s.fs.PathJoin(s.cfg.Dir, dataDir), opts)
+	return openError(err)
+}
+
+// openError types what opening the engine can fail with.
+func openError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, pebble.ErrDBDoesNotExist), errors.Is(err, pebble.ErrDBNotPristine):
+		return fmt.Errorf("%w: files of the data directory are missing: %w", base.ErrCorrupt, err)
+	case errors.Is(err, fs.ErrPermission), isNoSpace(err), isDiskError(err):
+		return typed("open", err)
+	}
+	// Whatever else keeps the engine from opening is wrong bytes on the disk;
+	// the engine does not mark all of it as corruption.
+	return fmt.Errorf("%w: open: %w", base.ErrCorrupt, err)
+}
+
+// isDiskError reports whether the operating system failed an operation, as
+// opposed to the bytes on disk being wrong. A missing file is wrong bytes.
+func isDiskError(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist)
+}
+
+func (s *Store) writeIdentity() error {
+	return typed("write "+identityFile, writeIdentity(s.fs, s.cfg.Dir, s.id))
+}
+
+// start starts what runs as long as the store is open.
+func (s *Store) start() {
+	if s.cfg.ReadCacheBytes > 0 {
+		s.reads = newReadCache(s.cfg.ReadCacheBytes, s.cfg.Logger)
+	}
+	s.tasks.Go(s.maintain)
+	if s.cfg.OnFence != nil {
+		s.tasks.Go(s.tellFence)
+	}
+}
+
+// tellFence calls OnFence if the store is fenced before it is closed.
+func (s *Store) tellFence() {
+	select {
+	case <-s.fence.tripped:
+		s.cfg.OnFence(s.fence.err())
+	case <-s.stop:
+	}
+}
+
+// closeEngine closes what open opened, in the order that needs.
+func (s *Store) closeEngine() (err error) {
+	if s.db != nil {
+		err = s.closeDB()
+	}
+	s.cache.Unref()
+	return err
+}
+
+func (s *Store) closeDB() (err error) {
+	defer recovered(s.cfg.Logger, "close", &err)
+	return s.db.Close()
+}
