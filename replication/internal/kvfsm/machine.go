@@ -1,0 +1,236 @@
+package kvfsm
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/wire"
+	"github.com/distributedcache/cache/replication/internal/command"
+	"github.com/distributedcache/cache/storage"
+)
+
+// Machine holds the part of a shard's state that is not in storage.
+type Machine struct {
+	shard    base.ShardID
+	store    *storage.Store
+	requests requestLog
+
+	clock   atomic.Uint64 // newest version given out
+	removed atomic.Uint64 // newest version that removed a key
+	applied atomic.Uint64 // commands applied or refused
+}
+
+// Open returns the machine of a shard as its storage has it. The clock starts
+// at no less than floor: what the log in front of the machine knows to have
+// been given out.
+func Open(store *storage.Store, shard base.ShardID, floor base.Version) (*Machine, error) {
+	m := &Machine{shard: shard, store: store}
+	space := store.Space(shard)
+	head, err := loadHead(space)
+	if err != nil {
+		return nil, err
+	}
+	m.applied.Store(head.applied)
+	m.clock.Store(uint64(max(head.clock, floor)))
+	if err := m.requests.open(space); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Shard returns which shard this is.
+func (m *Machine) Shard() base.ShardID { return m.shard }
+
+// Clock returns the newest version that the shard has given out.
+func (m *Machine) Clock() base.Version { return base.Version(m.clock.Load()) }
+
+// Removed returns the version of the newest command that removed a key.
+func (m *Machine) Removed() base.Version { return base.Version(m.removed.Load()) }
+
+// Applied returns how many commands the shard has seen.
+func (m *Machine) Applied() uint64 { return m.applied.Load() }
+
+// Requests returns how many requests the shard remembers.
+func (m *Machine) Requests() int { return int(m.requests.count.Load()) }
+
+// Next returns the version that a command with this stamp would get now.
+func (m *Machine) Next(stamp base.Version) base.Version {
+	return max(m.Clock()+1, stamp)
+}
+
+// Apply runs one command: checks it and, if it passes, writes it into b. The
+// outcome is in res. An error is a failure of storage, never of the command.
+func (m *Machine) Apply(b *storage.Batch, cmd *command.Command, res *command.Result) error {
+	res.Reset()
+	version := m.Next(cmd.Stamp)
+	if !cmd.Request.IsZero() {
+		found, err := m.Recall(b, cmd.Request, cmd.Digest, res)
+		if err != nil || found {
+			return err
+		}
+	}
+	if err := m.Check(b, cmd, res); err != nil {
+		return err
+	}
+	if res.Status == command.StatusApplied {
+		if err := m.Write(b, cmd, version, res); err != nil {
+			return err
+		}
+	}
+	if !cmd.Request.IsZero() && res.Status != command.StatusConflict {
+		return m.Remember(b, cmd.Request, cmd.Digest, version, res)
+	}
+	return nil
+}
+
+// Check decides whether the command may be applied and sets res.Status. It
+// changes nothing.
+func (m *Machine) Check(b *storage.Batch, cmd *command.Command, res *command.Result) error {
+	m.applied.Add(1)
+	for _, read := range cmd.Reads {
+		have, err := m.version(b, read.Key, cmd.Stamp)
+		if err != nil {
+			return err
+		}
+		if have != read.Version {
+			res.Status = command.StatusConflict
+			return nil
+		}
+	}
+	for _, read := range cmd.Ranges {
+		same, err := m.unchanged(read, cmd.Stamp)
+		if err != nil {
+			return err
+		}
+		if !same {
+			res.Status = command.StatusConflict
+			return nil
+		}
+	}
+	return m.checkConditions(b, cmd, res)
+}
+
+// checkConditions evaluates all conditions against the state before the
+// command, so that the answer names every one that failed.
+func (m *Machine) checkConditions(b *storage.Batch, cmd *command.Command, res *command.Result) error {
+	for i := range cmd.Writes {
+		w := &cmd.Writes[i]
+		found := base.Version(0)
+		if w.Cond.Kind != base.CondNone || w.Kind != base.WritePut {
+			var err error
+			if found, err = m.version(b, w.Key, cmd.Stamp); err != nil {
+				return err
+			}
+		}
+		res.Versions = append(res.Versions, found)
+		if !w.Cond.Holds(found) {
+			res.Failed = append(res.Failed, i)
+		}
+	}
+	if len(res.Failed) > 0 {
+		res.Status = command.StatusMismatch
+	}
+	return nil
+}
+
+// version returns the version of a key at the time of stamp, 0 if it is
+// absent or has expired.
+func (m *Machine) version(b *storage.Batch, key base.Key, stamp base.Version) (base.Version, error) {
+	head, err := b.Head(m.shard, key)
+	if err != nil || (head.ExpiresAt != 0 && head.ExpiresAt <= uint64(stamp)) {
+		return 0, err
+	}
+	return head.Version, nil
+}
+
+// Write puts the writes of a command that passed Check into b, under the given
+// version, which becomes the clock of the shard.
+func (m *Machine) Write(b *storage.Batch, cmd *command.Command, version base.Version, res *command.Result) error {
+	if version <= m.Clock() {
+		return fmt.Errorf("%w: shard %d: version %d is not after its clock %d", base.ErrCorrupt, m.shard, version, m.Clock())
+	}
+	m.clock.Store(uint64(version))
+	res.Version = version
+	for i := range cmd.Writes {
+		w := &cmd.Writes[i]
+		switch w.Kind {
+		case base.WritePut:
+			b.Put(m.shard, w.Key, storage.Record{
+				Version:   version,
+				ExpiresAt: command.ExpiresAt(cmd.Stamp, w.TTL),
+				Value:     w.Value,
+			})
+			res.Versions[i] = version
+		case base.WriteDelete:
+			if res.Versions[i] != 0 {
+				b.Delete(m.shard, w.Key)
+				m.removed.Store(uint64(version))
+			}
+		case base.WriteCheck:
+		}
+	}
+	return m.sweep(b, cmd, version)
+}
+
+// sweep removes what the proposer found to have run out, if it still has.
+func (m *Machine) sweep(b *storage.Batch, cmd *command.Command, version base.Version) error {
+	for _, e := range cmd.Sweep.Expired {
+		if e.At > uint64(cmd.Stamp) {
+			continue
+		}
+		b.DropExpiry(m.shard, storage.Expired{Key: e.Key, At: e.At, Version: e.Version})
+		head, err := b.Head(m.shard, e.Key)
+		if err != nil {
+			return err
+		}
+		if head.Version == e.Version && head.ExpiresAt == e.At {
+			b.Delete(m.shard, e.Key)
+			m.removed.Store(uint64(version))
+		}
+	}
+	if to := cmd.Sweep.RequestsTo; to > 0 {
+		return m.requests.forget(b, m.shard, to)
+	}
+	return nil
+}
+
+// SaveHead writes into b how far the machine has come. A log that replays
+// commands calls it once for each batch.
+func (m *Machine) SaveHead(b *storage.Batch) {
+	h := head{applied: m.Applied(), clock: m.Clock()}
+	b.Set(m.shard, storage.KindMeta, headKey(), h.append(nil))
+}
+
+const headVersion = 1
+
+// head is the machine's own record in the meta space of its shard.
+type head struct {
+	applied uint64
+	clock   base.Version
+}
+
+func headKey() []byte { return []byte("head") }
+
+// append appends version u8 | applied u64 | clock u64.
+func (h head) append(buf []byte) []byte {
+	buf = append(buf, headVersion)
+	buf = wire.AppendUint64(buf, h.applied)
+	return wire.AppendUint64(buf, uint64(h.clock))
+}
+
+func loadHead(space storage.Space) (h head, err error) {
+	buf, found, err := space.Value(storage.KindMeta, headKey())
+	if err != nil || !found {
+		return head{}, err
+	}
+	r := wire.NewReader(buf)
+	if v := r.Byte(); v != headVersion {
+		r.Fail("version %d, known is %d", v, headVersion)
+	}
+	h = head{applied: r.Uint64(), clock: base.Version(r.Uint64())}
+	if err := r.Close(); err != nil {
+		return head{}, fmt.Errorf("%w: head of a shard: %w", base.ErrCorrupt, err)
+	}
+	return h, nil
+}

@@ -1,0 +1,242 @@
+package replication
+
+import (
+	"context"
+	"iter"
+
+	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/storage"
+)
+
+const (
+	// minPageItems to maxPageItems is how many items of a shard are read at
+	// once: few at first, so that a short scan is cheap, then four times as
+	// many each time.
+	minPageItems    = 4
+	firstPageItems  = 128
+	maxPageItems    = 1000
+	pageGrowth      = 4
+	maxPageBytes    = 1 << 20
+	minPageBytes    = 64 << 10
+	scanBudgetBytes = 16 << 20 // over all shards of one scan
+)
+
+// view is one consistent cut over all shards of the node. It is used by one
+// goroutine.
+type view struct {
+	h       *Host
+	snap    *storage.Snapshot
+	now     uint64       // what has expired by then is not seen
+	ordered base.Version // nothing in the view is newer
+}
+
+func (h *Host) newView() (*view, error) {
+	snap, err := h.cfg.Store.NewSnapshot()
+	if err != nil {
+		return nil, err
+	}
+	ordered := h.log.Ordered() // after the snapshot, so that it bounds what that shows
+	now := max(base.VersionAt(h.cfg.Clock()), ordered)
+	return &view{h: h, snap: snap, now: uint64(now), ordered: ordered}, nil
+}
+
+func (v *view) close() { _ = v.snap.Close() }
+
+// settle returns once nothing that the view shows can be taken back.
+func (v *view) settle(ctx context.Context) error {
+	for i := range v.h.groups {
+		if err := v.h.log.Settle(ctx, base.ShardID(i), v.ordered); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// get reads one key; version 0 if it is absent or has expired.
+func (v *view) get(key base.Key) (base.Item, error) {
+	rec, err := v.snap.Get(v.h.shardOf(key), key)
+	if err != nil || (rec.ExpiresAt != 0 && rec.ExpiresAt <= v.now) {
+		return base.Item{Key: key}, err
+	}
+	return item(key, rec), nil
+}
+
+// Scan returns the items of a range in order. It reads one snapshot, taken
+// when the iteration starts, in pages, so memory stays bounded however long it
+// is and however slow the consumer.
+func (h *Host) Scan(ctx context.Context, r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
+	return func(yield func(base.Item, error) bool) {
+		rest, err := ro.Narrow(r)
+		if err != nil {
+			yield(base.Item{}, err)
+			return
+		}
+		v, err := h.newView()
+		if err != nil {
+			yield(base.Item{}, err)
+			return
+		}
+		defer v.close()
+		if !ro.Stale {
+			if err := v.settle(ctx); err != nil {
+				yield(base.Item{}, err)
+				return
+			}
+		}
+		left := ro.Limit
+		for it, err := range v.scan(ctx, rest, ro) {
+			if !yield(it, err) || err != nil {
+				return
+			}
+			if left--; left == 0 {
+				return
+			}
+		}
+	}
+}
+
+// scan yields the items of a range over all shards that can have some. It
+// takes ro.Limit as a hint how many will be wanted.
+func (v *view) scan(ctx context.Context, r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
+	return func(yield func(base.Item, error) bool) {
+		if r.Empty() {
+			return
+		}
+		m := merge{v: v, reverse: ro.Reverse, keysOnly: ro.KeysOnly}
+		if err := m.start(r, ro.Limit); err != nil {
+			yield(base.Item{}, err)
+			return
+		}
+		for n := 1; len(m.heap) > 0; n++ {
+			if n%ctxCheckItems == 0 && ctx.Err() != nil {
+				yield(base.Item{}, unavailable(ctx))
+				return
+			}
+			c := m.heap[0]
+			it := c.items[0]
+			c.items = c.items[1:]
+			if !yield(it, nil) {
+				return
+			}
+			if err := m.advance(); err != nil {
+				yield(base.Item{}, err)
+				return
+			}
+		}
+	}
+}
+
+// merge is a k-way merge of ordered pages, one cursor for each shard.
+type merge struct {
+	v                 *view
+	reverse, keysOnly bool
+	pageBytes         int
+	heap              []*cursor // a min-heap by the next item
+}
+
+// cursor stands in the items of one shard.
+type cursor struct {
+	shard    base.ShardID
+	items    []base.Item // read and not yet yielded
+	page     []base.Item // the memory of items
+	rest     base.Range  // not yet read
+	more     bool
+	pageSize int
+}
+
+// start opens a cursor on every shard that the range can touch, with one
+// storage iterator for all of them.
+func (m *merge) start(r base.Range, limit int) error {
+	first, shards := base.ShardID(0), len(m.v.h.groups)
+	if p, single := r.SinglePrimary(); single {
+		first, shards = m.v.h.shardOf(base.Key{Primary: p}), 1
+	}
+	m.pageBytes = min(max(scanBudgetBytes/shards, minPageBytes), maxPageBytes)
+	size := firstPageItems
+	if limit > 0 && limit < size {
+		size = limit
+	}
+	if shards > 1 {
+		size = min(size, 2*size/shards+minPageItems)
+	}
+	scanner := m.v.snap.Scan()
+	defer scanner.Close()
+	cursors := make([]cursor, shards)
+	m.heap = make([]*cursor, 0, shards)
+	for i := range cursors {
+		c := &cursors[i]
+		*c = cursor{shard: first + base.ShardID(i), rest: r, pageSize: size}
+		if err := m.fill(scanner, c); err != nil {
+			return err
+		}
+		if len(c.items) > 0 {
+			m.heap = append(m.heap, c)
+		}
+	}
+	for i := len(m.heap)/2 - 1; i >= 0; i-- {
+		m.down(i)
+	}
+	return nil
+}
+
+// fill reads the next page of a cursor.
+func (m *merge) fill(scanner *storage.Scanner, c *cursor) (err error) {
+	c.page, c.more, err = scanner.Page(c.page[:0], storage.PageRequest{
+		Shard: c.shard, Range: c.rest, Reverse: m.reverse, KeysOnly: m.keysOnly,
+		MaxItems: c.pageSize, MaxBytes: m.pageBytes, Now: m.v.now,
+	})
+	if err != nil {
+		return err
+	}
+	c.items = c.page
+	if n := len(c.items); n > 0 {
+		c.rest = c.rest.After(c.items[n-1].Key, m.reverse)
+	}
+	c.pageSize = min(c.pageSize*pageGrowth, maxPageItems)
+	return nil
+}
+
+// advance restores the heap after the first cursor has given an item.
+func (m *merge) advance() error {
+	c := m.heap[0]
+	if len(c.items) == 0 && c.more {
+		scanner := m.v.snap.Scan()
+		err := m.fill(scanner, c)
+		if closeErr := scanner.Close(); err == nil {
+			err = closeErr
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(c.items) == 0 {
+		last := len(m.heap) - 1
+		m.heap[0] = m.heap[last]
+		m.heap = m.heap[:last]
+	}
+	m.down(0)
+	return nil
+}
+
+// down sinks the cursor at i to its place.
+func (m *merge) down(i int) {
+	for {
+		child := 2*i + 1
+		if child >= len(m.heap) {
+			return
+		}
+		if right := child + 1; right < len(m.heap) && m.before(right, child) {
+			child = right
+		}
+		if !m.before(child, i) {
+			return
+		}
+		m.heap[i], m.heap[child] = m.heap[child], m.heap[i]
+		i = child
+	}
+}
+
+func (m *merge) before(i, j int) bool {
+	c := m.heap[i].items[0].Key.Compare(m.heap[j].items[0].Key)
+	return (c < 0) != m.reverse
+}

@@ -1,0 +1,254 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/replication/internal/command"
+)
+
+// Tx is a transaction on its way: it reads one consistent cut, sees its own
+// writes, and remembers what it has read. It is used by one goroutine, inside
+// the function that it was given to.
+type Tx struct {
+	ctx    context.Context // the API hands it back to fn, nothing else uses it to wait
+	h      *Host
+	view   *view
+	limits base.Limits
+
+	readOnly bool
+	done     bool
+	writes   []base.Write
+	written  map[base.Key]int // index in writes
+	bytes    int
+	reads    map[base.Key]base.Version
+	ranges   []rangeRead
+}
+
+// rangeRead is what one scan saw of one shard.
+type rangeRead struct {
+	shard base.ShardID
+	read  command.RangeRead
+}
+
+// maxTxReads bounds what a transaction remembers of its reads. Scanned items
+// count by the range, not one by one.
+const maxTxReads = 100_000
+
+var errTxDone = fmt.Errorf("%w: the transaction is over; use it only inside its function", base.ErrInvalid)
+
+func (h *Host) newTx(ctx context.Context, limits base.Limits, readOnly bool) (*Tx, error) {
+	v, err := h.newView()
+	if err != nil {
+		return nil, err
+	}
+	tx := &Tx{ctx: ctx, h: h, view: v, limits: limits, readOnly: readOnly}
+	if !readOnly {
+		tx.written = make(map[base.Key]int)
+		tx.reads = make(map[base.Key]base.Version)
+	}
+	return tx, nil
+}
+
+func (tx *Tx) close() {
+	tx.done = true
+	tx.view.close()
+}
+
+// Context returns the context of the call that started the transaction.
+func (tx *Tx) Context() context.Context { return tx.ctx }
+
+// usable reports why the transaction can no longer be used.
+func (tx *Tx) usable() error {
+	if tx.done {
+		return errTxDone
+	}
+	if tx.ctx.Err() != nil {
+		return unavailable(tx.ctx)
+	}
+	return nil
+}
+
+// Get reads a key. An absent key is base.ErrNotFound. The version of an item
+// that the transaction itself has written is base.PendingVersion.
+func (tx *Tx) Get(key base.Key) (base.Item, error) {
+	it, err := tx.lookup(key)
+	if err == nil && !it.Exists() {
+		err = base.ErrNotFound
+	}
+	return it, err
+}
+
+// MultiGet reads keys; a missing one gives an Item of version 0.
+func (tx *Tx) MultiGet(keys []base.Key) ([]base.Item, error) {
+	items := make([]base.Item, len(keys))
+	for i, key := range keys {
+		var err error
+		if items[i], err = tx.lookup(key); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+func (tx *Tx) lookup(key base.Key) (base.Item, error) {
+	if err := tx.usable(); err != nil {
+		return base.Item{Key: key}, err
+	}
+	if err := key.Validate(); err != nil {
+		return base.Item{Key: key}, err
+	}
+	if i, ok := tx.written[key]; ok {
+		return tx.pendingItem(i), nil
+	}
+	it, err := tx.view.get(key)
+	if err != nil {
+		return base.Item{Key: key}, err
+	}
+	return it, tx.remember(key, it.Version)
+}
+
+// pendingItem is what the transaction's own write will leave.
+func (tx *Tx) pendingItem(i int) base.Item {
+	w := &tx.writes[i]
+	if w.Kind == base.WriteDelete {
+		return base.Item{Key: w.Key}
+	}
+	it := base.Item{Key: w.Key, Value: slices.Clone(w.Value), Version: base.PendingVersion}
+	if w.TTL > 0 {
+		it.ExpiresAt = base.Version(command.ExpiresAt(base.Version(tx.view.now), w.TTL)).Time()
+	}
+	return it
+}
+
+func (tx *Tx) remember(key base.Key, version base.Version) error {
+	if tx.readOnly {
+		return nil
+	}
+	if len(tx.reads) >= maxTxReads {
+		return fmt.Errorf("%w: transaction with over %d reads", base.ErrTooLarge, maxTxReads)
+	}
+	tx.reads[key] = version
+	return nil
+}
+
+// Write buffers a put or delete. Its condition is judged now, by what the
+// transaction sees; that this still holds at the end is part of the commit.
+// The value is copied.
+func (tx *Tx) Write(w base.Write) error {
+	if err := tx.usable(); err != nil {
+		return err
+	}
+	if tx.readOnly {
+		return fmt.Errorf("%w: a View cannot write; use Update", base.ErrInvalid)
+	}
+	if err := w.Validate(tx.limits); err != nil {
+		return err
+	}
+	if w.Cond.Kind != base.CondNone {
+		it, err := tx.lookup(w.Key)
+		if err != nil {
+			return err
+		}
+		if !w.Cond.Holds(it.Version) {
+			return notApplied(mismatch(&w, it.Version))
+		}
+		w.Cond = base.Cond{}
+	}
+	w.Value = slices.Clone(w.Value)
+	i, again := tx.written[w.Key]
+	if again {
+		tx.bytes -= tx.writes[i].Bytes()
+		tx.writes[i] = w
+	} else {
+		tx.written[w.Key] = len(tx.writes)
+		tx.writes = append(tx.writes, w)
+	}
+	tx.bytes += w.Bytes()
+	return tx.limits.CheckBatch(len(tx.writes), tx.bytes)
+}
+
+// RangeScan yields the items of a range as the transaction sees them.
+func (tx *Tx) RangeScan(r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
+	return func(yield func(base.Item, error) bool) {
+		rest, err := ro.Narrow(r)
+		if err == nil {
+			err = errors.Join(tx.usable(), r.Validate())
+		}
+		if err != nil {
+			yield(base.Item{}, err)
+			return
+		}
+		seen := newScanRecord(tx, rest, ro.Reverse)
+		defer seen.save()
+		left := ro.Limit
+		for it, err := range overlay(seen.record(tx.view.scan(tx.ctx, rest, ro)), tx.ownItems(rest, ro), ro.Reverse) {
+			if err == nil && !it.Exists() {
+				continue // deleted by the transaction
+			}
+			if !yield(it, err) || err != nil {
+				return
+			}
+			if left--; left == 0 {
+				return
+			}
+		}
+	}
+}
+
+// ownItems returns what the transaction has written in the range, in the order
+// of the scan; deletions have version 0.
+func (tx *Tx) ownItems(r base.Range, ro base.ReadOptions) []base.Item {
+	var own []base.Item
+	for i := range tx.writes {
+		if r.Contains(tx.writes[i].Key) {
+			it := tx.pendingItem(i)
+			if ro.KeysOnly {
+				it.Value = nil
+			}
+			own = append(own, it)
+		}
+	}
+	slices.SortFunc(own, func(a, b base.Item) int {
+		if ro.Reverse {
+			a, b = b, a
+		}
+		return a.Key.Compare(b.Key)
+	})
+	return own
+}
+
+// overlay merges the stored items with the transaction's own, which win.
+func overlay(stored iter.Seq2[base.Item, error], own []base.Item, reverse bool) iter.Seq2[base.Item, error] {
+	return func(yield func(base.Item, error) bool) {
+		for it, err := range stored {
+			if err != nil {
+				yield(it, err)
+				return
+			}
+			replaced := false
+			for len(own) > 0 {
+				c := own[0].Key.Compare(it.Key)
+				if c != 0 && (c > 0) != reverse {
+					break
+				}
+				if !yield(own[0], nil) {
+					return
+				}
+				own, replaced = own[1:], replaced || c == 0
+			}
+			if !replaced && !yield(it, nil) {
+				return
+			}
+		}
+		for _, it := range own {
+			if !yield(it, nil) {
+				return
+			}
+		}
+	}
+}
