@@ -1,0 +1,50 @@
+# make help lists the targets.
+
+GO          ?= go
+BENCH_FOR   ?= 1s
+BENCH_REPEATS ?= 5
+BENCH_ONLY  ?=
+FUZZ_BUDGET ?= 240
+FUZZ_MOST   ?= 15
+FUZZ_ONLY   ?= .
+SOAK_HOURS  ?= 8
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race invariants lint fuzz bench soak ci cover clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## compile everything
+	$(GO) build ./...
+
+test: ## the tests, as README.md shows them
+	$(GO) test ./...
+
+race: ## the tests under the race detector, with invariant checks
+	$(GO) test -race -short -timeout 15m ./...
+
+invariants: ## the tests with invariant checks, without the race detector
+	$(GO) test -tags invariants ./...
+
+lint: ## gofmt, go vet, go mod tidy and staticcheck
+	.ci/run tools format vet lint
+
+fuzz: ## every fuzz target; FUZZ_BUDGET=seconds in all, FUZZ_MOST=seconds for one, FUZZ_ONLY=regexp
+	.ci/fuzz $(FUZZ_BUDGET) $(FUZZ_MOST) '$(FUZZ_ONLY)'
+
+bench: ## the table of benchmarks against the bare engine; BENCH_FOR=1s BENCH_REPEATS=5 BENCH_ONLY=regexp
+	.ci/bench $(BENCH_FOR) $(BENCH_REPEATS) '$(BENCH_ONLY)'
+
+soak: ## random tests with new seeds and fuzzing for SOAK_HOURS=8
+	.ci/soak $(SOAK_HOURS)
+
+ci: ## what every change has to pass
+	.ci/run
+
+cover: ## test coverage by package and function, into coverage.out
+	$(GO) test -short -coverprofile coverage.out ./...
+	$(GO) tool cover -func coverage.out | tail -1
+
+clean: ## remove what the targets leave behind
+	rm -rf bin coverage.out soak-*.out
