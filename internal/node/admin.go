@@ -204,7 +204,7 @@ func Restore(ctx context.Context, dir string, cfg Config, progress func(base.Pro
 // Check reads a whole data directory that no cache has open.
 func Check(ctx context.Context, dir string) (report base.CheckReport, err error) {
 	err = offline("check", ctx, func() (err error) {
-		report, err = storage.Check(ctx, dir, nil)
+		report, err = storage.Check(ctx, dir)
 		return err
 	})
 	return report, err
