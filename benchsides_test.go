@@ -147,14 +147,20 @@ func getWorkload(tb testing.TB, among int, storage cache.StorageOptions) (raw, o
 		kept = item.Value
 		return err
 	}
-	for range 3 { // the second miss takes a key into the read cache
-		for i := range among {
-			if _, err := c.Get(context.Background(), data.keys[i]); err != nil {
-				tb.Fatal(err)
-			}
+	warm(tb, raw, 3*among)
+	warm(tb, ours, 3*among) // the second miss takes a key into the read cache
+	return raw, ours
+}
+
+// warm repeats op, to fill caches.
+func warm(tb testing.TB, op operation, n int) {
+	tb.Helper()
+	r := rand.New(rand.NewPCG(5, 6))
+	for range n {
+		if err := op(r); err != nil {
+			tb.Fatal(err)
 		}
 	}
-	return raw, ours
 }
 
 // kept keeps the compiler from dropping what a benchmark reads. The workloads

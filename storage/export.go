@@ -6,8 +6,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/keyenc"
 	"github.com/distributedcache/cache/storage/internal/stream"
@@ -113,31 +111,15 @@ func (p *entryPage) entries(yield func(key, value []byte) bool) {
 // readPage fills p with the entries from p.next on and reports whether there
 // may be more before end.
 func (sn *Snapshot) readPage(p *entryPage, end []byte) (more bool, err error) {
-	s := sn.s
-	if err := s.enter(); err != nil {
-		return false, err
-	}
-	defer s.leave()
 	p.buf = p.buf[:0]
-	it, err := sn.snap.NewIter(&pebble.IterOptions{LowerBound: p.next, UpperBound: end})
-	if err != nil {
-		return false, s.ioError("export", err)
-	}
-	defer func() {
-		if closeErr := it.Close(); err == nil && closeErr != nil {
-			err = s.ioError("export", closeErr)
+	err = sn.s.scan(sn.snap, p.next, end, func(key, value []byte) error {
+		p.add(key, value)
+		if len(p.buf) < exportPageBytes {
+			return nil
 		}
-	}()
-	for ok := it.First(); ok; ok = it.Next() {
-		value, err := it.ValueAndErr()
-		if err != nil {
-			return false, s.ioError("export", err)
-		}
-		p.add(it.Key(), value)
-		if len(p.buf) >= exportPageBytes {
-			p.next = append(append(p.next[:0], it.Key()...), 0)
-			return true, nil
-		}
-	}
-	return false, nil
+		p.next = append(append([]byte{}, key...), 0) // the smallest key after this one
+		more = true
+		return errEnough
+	})
+	return more, err
 }

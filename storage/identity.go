@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"strconv"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -53,6 +54,9 @@ func (id Identity) encode() []byte {
 func decodeIdentity(buf []byte) (Identity, error) {
 	corrupt := func(why string) (Identity, error) {
 		return Identity{}, fmt.Errorf("%w: %s: %s", base.ErrCorrupt, identityFile, why)
+	}
+	if string(buf) == unfinishedIdentity {
+		return corrupt(strings.TrimSpace(unfinishedIdentity))
 	}
 	body, sum, found := bytes.Cut(buf, []byte("\n"))
 	if !found || len(sum) != 17 || sum[16] != '\n' {

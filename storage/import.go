@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
@@ -231,4 +232,21 @@ func (b *tableBuilder) cleanUp() {
 		_ = b.w.Close()
 	}
 	_ = b.fs.RemoveAll(b.dir)
+}
+
+// removeStaleImports removes what imports left behind that were interrupted
+// by a crash. The directory is locked and no import runs in it.
+func removeStaleImports(cfg Config) {
+	names, err := cfg.FS.List(cfg.Dir)
+	if err != nil {
+		return // whatever is wrong with the directory, the engine will tell
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, importPrefix) {
+			continue
+		}
+		if err := cfg.FS.RemoveAll(cfg.FS.PathJoin(cfg.Dir, name)); err != nil {
+			cfg.Logger.Warn("files of an interrupted import stay", "name", name, "error", err)
+		}
+	}
 }

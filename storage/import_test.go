@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/keyenc"
 	"github.com/distributedcache/cache/internal/testkit"
@@ -86,7 +88,7 @@ func TestImportSurvivesACrash(t *testing.T) {
 			r := testkit.Rand(t)
 			from := openStream(t, Config{})
 			fillStream(t, from, r, 500)
-			crashable := newCrashable()
+			crashable := vfs.NewCrashableMem()
 			cfg := Config{Dir: "/d", FS: crashable, Shards: 4, Durability: durability, DiskReserveBytes: -1}
 			to := openStream(t, cfg)
 			fillStream(t, to, r, 500)
@@ -110,7 +112,7 @@ func TestImportShowsThroughReadCache(t *testing.T) {
 	key := base.K("p", "s")
 	gone := base.K("p", "gone")
 	put := func(s *Store, key base.Key, version base.Version) {
-		applyBatch(t, s, func(b *Batch) { b.Put(1, key, Record{Version: version, Value: []byte("v")}) })
+		mustWrite(t, s, func(b *Batch) { b.Put(1, key, Record{Version: version, Value: []byte("v")}) })
 	}
 	put(from, key, 20)
 	put(to, key, 10)
@@ -138,7 +140,7 @@ func TestImportShowsThroughReadCache(t *testing.T) {
 func TestImportInvalidatesSnapshots(t *testing.T) {
 	s := openStream(t, Config{})
 	key := base.K("p", "s")
-	applyBatch(t, s, func(b *Batch) {
+	mustWrite(t, s, func(b *Batch) {
 		for shard := range base.ShardID(2) {
 			b.Put(shard, key, Record{Version: 1, Value: []byte("old")})
 			b.Set(shard, KindMeta, []byte("m"), []byte("old"))
@@ -312,7 +314,7 @@ func TestLargeShardInBoundedMemory(t *testing.T) {
 	to := openStream(t, Config{Dir: t.TempDir(), Durability: Relaxed, ReadCacheBytes: -1, BlockCacheBytes: 1 << 20, MemTableBytes: 4 << 20})
 	r := testkit.Rand(t)
 	for i := 0; i < records; i += 64 {
-		applyBatch(t, from, func(b *Batch) {
+		mustWrite(t, from, func(b *Batch) {
 			for j := range 64 {
 				b.Put(0, base.K("p", fmt.Sprintf("%08d", i+j)), Record{Version: 1, Value: testkit.Bytes(r, valueBytes)})
 			}

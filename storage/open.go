@@ -108,6 +108,7 @@ func open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	removeStaleImports(cfg)
 	s.id = id
 	s.cache = pebble.NewCache(cfg.BlockCacheBytes)
 	err = s.openEngine(fresh)
@@ -199,8 +200,10 @@ func (s *Store) start() {
 func (s *Store) tellFence() {
 	select {
 	case <-s.fence.tripped:
-		s.cfg.OnFence(s.fence.err())
 	case <-s.stop:
+	}
+	if err := s.fence.err(); err != nil {
+		s.cfg.OnFence(err)
 	}
 }
 

@@ -80,10 +80,16 @@ func newRestoreTarget(cfg Config, m *archive.Manifest) (*restoreTarget, error) {
 	if t.cfg, err = locate(cfg); err != nil {
 		return nil, err
 	}
+	// Look before the lock, so as to leave no lock file in a directory that
+	// is none of ours, and again when nobody else can begin to fill it.
 	if err := t.checkEmpty(); err != nil {
 		return nil, err
 	}
 	if t.lock, err = lockDir(t.cfg); err != nil {
+		return nil, err
+	}
+	if err := t.checkEmpty(); err != nil {
+		_ = t.lock.Close()
 		return nil, err
 	}
 	if err := t.mark(); err != nil {
@@ -98,8 +104,10 @@ func (t *restoreTarget) checkEmpty() error {
 	if err != nil {
 		return typed("restore", err)
 	}
-	if len(names) > 0 {
-		return fmt.Errorf("%w: a restore needs a new or empty directory, %s has %.80q", base.ErrInvalid, t.cfg.Dir, names[0])
+	for _, name := range names {
+		if name != lockFile || t.lock == nil {
+			return fmt.Errorf("%w: a restore needs a new or empty directory, %s has %.80q", base.ErrInvalid, t.cfg.Dir, name)
+		}
 	}
 	return nil
 }

@@ -150,6 +150,9 @@ func (s *Store) flush(ctx context.Context) (err error) {
 func (s *Store) Compact(ctx context.Context, progress func(base.Progress)) error {
 	total := int64(s.id.Shards + 1)
 	for i := range total {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := s.compactShard(ctx, s.nthShard(int(i))); err != nil {
 			return err
 		}
@@ -174,13 +177,36 @@ func (s *Store) compactShard(ctx context.Context, shard base.ShardID) (err error
 	}
 	defer s.leave()
 	defer recovered(s.cfg.Logger, "compact", &err)
+	asked := ctx
+	ctx, cancel := s.untilUseless(ctx)
+	defer cancel()
 	start := keyenc.AppendShardStart(nil, shard)
 	end := keyenc.AppendShardEnd(nil, shard)
 	err = s.db.Compact(ctx, start, end, true)
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
+	switch {
+	case asked.Err() != nil:
+		return context.Cause(asked)
+	case ctx.Err() != nil && s.fence.err() == nil:
+		return errClosed()
+	case err != nil:
+		return s.ioError("compact", err)
 	}
-	return errors.Join(s.ioError("compact", err), s.fence.err())
+	return s.fence.err()
+}
+
+// untilUseless returns a context that also ends when the store is fenced or
+// about to close: long work then leads nowhere, and Close waits for it.
+func (s *Store) untilUseless(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(parent)
+	go func() {
+		select {
+		case <-s.fence.tripped:
+		case <-s.stop:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	return ctx, cancel
 }
 
 // DropShard deletes everything of a shard; Sync makes that durable.
@@ -251,8 +277,8 @@ func (s *Store) Close() error {
 
 func (s *Store) close() error {
 	s.fs.patient.Store(false) // a write that waits for space now fails, and fences
+	close(s.stop)             // ends stalls and long work
 	s.gate.shut()
-	close(s.stop)
 	s.tasks.Wait()
 	err := s.fence.err()
 	if err == nil {

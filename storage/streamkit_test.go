@@ -47,36 +47,19 @@ func streamSnapshot(t testing.TB, s *Store) *Snapshot {
 	return sn
 }
 
-func applyBatch(t testing.TB, s *Store, fill func(b *Batch)) {
-	t.Helper()
-	if err := tryBatch(s, fill); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func tryBatch(s *Store, fill func(b *Batch)) error {
-	b := s.NewBatch()
-	defer b.Release()
-	fill(b)
-	if err := b.Apply(); err != nil {
-		return err
-	}
-	return b.Wait()
-}
-
 // fillStream writes n random records, some of which expire, are overwritten or
 // deleted, and entries of the other spaces, over all shards.
 func fillStream(t testing.TB, s *Store, r *rand.Rand, n int) {
 	t.Helper()
 	for done := 0; done < n; {
-		applyBatch(t, s, func(b *Batch) {
+		mustWrite(t, s, func(b *Batch) {
 			for range min(200, n-done) {
 				done++
 				randomWrite(b, r, s.id.Shards, base.Version(1000+done))
 			}
 		})
 	}
-	applyBatch(t, s, func(b *Batch) { b.Set(NodeShard, KindMeta, []byte("node"), testkit.Bytes(r, 30)) })
+	mustWrite(t, s, func(b *Batch) { b.Set(NodeShard, KindMeta, []byte("node"), testkit.Bytes(r, 30)) })
 }
 
 func randomWrite(b *Batch, r *rand.Rand, shards int, version base.Version) {
@@ -138,8 +121,6 @@ func digests(t testing.TB, sn *Snapshot) map[base.ShardID][32]byte {
 	}
 	return all
 }
-
-func newCrashable() *vfs.MemFS { return vfs.NewCrashableMem() }
 
 // crashClone is what a power cut leaves of a file system: nothing that was not
 // synced.

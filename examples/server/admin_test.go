@@ -18,7 +18,7 @@ type otherAdmin struct {
 	compact iter.Seq2[cache.Progress, error]
 }
 
-func (o *otherAdmin) Health(context.Context) (cache.Health, error)                { return o.health, nil }
+func (o *otherAdmin) Health(context.Context) (cache.Health, error)             { return o.health, nil }
 func (o *otherAdmin) Compact(context.Context) iter.Seq2[cache.Progress, error] { return o.compact }
 
 func TestMonitoringRoutes(t *testing.T) {

@@ -32,13 +32,32 @@ const (
 	slowOp = 100 * time.Millisecond
 )
 
-// addresses are what the server listens on.
-type addresses struct{ rest, metrics net.Addr }
+// ports are what the server listens on.
+type ports struct{ rest, metrics net.Listener }
+
+// listen opens both ports.
+func listen(ctx context.Context, cfg config) (ports, error) {
+	var lc net.ListenConfig
+	rest, err := lc.Listen(ctx, "tcp", cfg.address(cfg.port))
+	if err != nil {
+		return ports{}, fmt.Errorf("listen for the API: %w", err)
+	}
+	metrics, err := lc.Listen(ctx, "tcp", cfg.address(cfg.metricsPort))
+	if err != nil {
+		return ports{}, errors.Join(fmt.Errorf("listen for metrics: %w", err), rest.Close())
+	}
+	return ports{rest, metrics}, nil
+}
+
+// close closes what an http.Server may have closed already.
+func (p ports) close() {
+	_ = p.rest.Close()
+	_ = p.metrics.Close()
+}
 
 // serve opens the cache and serves it until ctx ends or the cache can no
 // longer serve, which is an error. It calls started once both ports answer.
-func serve(ctx context.Context, cfg config, log *slog.Logger, started func(addresses)) (err error) {
-	instruments := newInstruments()
+func serve(ctx context.Context, cfg config, log *slog.Logger, started func(ports)) (err error) {
 	backups, err := openBackupRoot(cfg.backupRoot)
 	if err != nil {
 		return err
@@ -47,51 +66,54 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, started func(addre
 
 	// The ports come before the directory: a taken port is found out without
 	// having touched any data.
-	var lc net.ListenConfig
-	rest, err := lc.Listen(ctx, "tcp", cfg.address(cfg.port))
+	p, err := listen(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("listen for the API: %w", err)
+		return err
 	}
-	defer closeQuietly(rest)
-	metrics, err := lc.Listen(ctx, "tcp", cfg.address(cfg.metricsPort))
-	if err != nil {
-		return fmt.Errorf("listen for metrics: %w", err)
-	}
-	defer closeQuietly(metrics)
+	defer p.close()
 
-	store, err := cache.OpenContext(ctx, cacheOptions(cfg, instruments, log))
+	in := newInstruments()
+	store, err := cache.OpenContext(ctx, cacheOptions(cfg, in, log))
 	if err != nil {
 		return fmt.Errorf("open %s: %w", cfg.dataDir, err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 
-	srv := &server{
-		store: store, admin: store.Admin(), done: store.Done(), backups: backups,
-		instruments: instruments, log: log,
+	s := &server{
+		store: store, admin: store.Admin(), done: store.Done(), cause: store.Err,
+		backups: backups, instruments: in, log: log,
 		requestTimeout: cfg.requestTimeout, loopback: cfg.loopback(),
 		heavy: make(chan struct{}, maxHeavyRequests),
 	}
-	api := newHTTPServer(srv.handler(), log)
-	scrape := newHTTPServer(instruments.handler(), log)
-	failed := make(chan error, 2)
-	go func() { failed <- api.Serve(limitListener(rest, cfg.maxConnections)) }()
-	go func() { failed <- scrape.Serve(limitListener(metrics, metricsConnections)) }()
+	return s.run(ctx, p, cfg.maxConnections, func() {
+		announce(log, cfg, p)
+		started(p)
+	})
+}
 
-	announce(log, cfg, rest.Addr(), metrics.Addr())
-	started(addresses{rest.Addr(), metrics.Addr()})
-	stopped := 0
+// run serves p until ctx ends, which is no error, or the cache is fenced. Both
+// HTTP servers have stopped when it returns.
+func (s *server) run(ctx context.Context, p ports, maxConnections int, started func()) (err error) {
+	api := newHTTPServer(s.handler(), s.log)
+	scrape := newHTTPServer(s.instruments.handler(), s.log)
+	ended := make(chan error, 2)
+	go func() { ended <- api.Serve(limitListener(p.rest, maxConnections)) }()
+	go func() { ended <- scrape.Serve(limitListener(p.metrics, metricsConnections)) }()
+	started()
+
+	running := 2
 	select {
 	case <-ctx.Done():
-		log.Info("stopping", "drain", drainTimeout)
-	case <-store.Done():
-		err = fmt.Errorf("the cache can no longer serve: %w", store.Err())
-	case err = <-failed:
-		stopped++
+		s.log.Info("stopping", "drain", drainTimeout)
+	case <-s.done:
+		err = fmt.Errorf("the cache can no longer serve: %w", s.cause())
+	case err = <-ended:
+		running--
 	}
-	srv.draining.Store(true)
+	s.draining.Store(true)
 	err = errors.Join(err, drain(api, scrape))
-	for ; stopped < 2; stopped++ {
-		if serveErr := <-failed; !errors.Is(serveErr, http.ErrServerClosed) {
+	for ; running > 0; running-- {
+		if serveErr := <-ended; !errors.Is(serveErr, http.ErrServerClosed) {
 			err = errors.Join(err, serveErr)
 		}
 	}
@@ -123,8 +145,8 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // announce says where the server can be reached.
-func announce(log *slog.Logger, cfg config, rest, metrics net.Addr) {
-	log.Info("serving", "api", "http://"+rest.String(), "metrics", "http://"+metrics.String()+"/metrics",
+func announce(log *slog.Logger, cfg config, p ports) {
+	log.Info("serving", "api", "http://"+p.rest.Addr().String(), "metrics", "http://"+p.metrics.Addr().String()+"/metrics",
 		"data_dir", cfg.dataDir, "backup_root", cfg.backupRoot, "pid", os.Getpid())
 	if !cfg.loopback() {
 		log.Warn("this version has no authentication: whoever reaches this address may read and write everything",
@@ -147,6 +169,3 @@ func drain(servers ...*http.Server) error {
 	}
 	return errors.Join(errs...)
 }
-
-// closeQuietly closes a listener that its http.Server may have closed already.
-func closeQuietly(l net.Listener) { _ = l.Close() }

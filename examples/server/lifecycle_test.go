@@ -18,21 +18,21 @@ import (
 
 // startServe runs serve on free ports and returns its addresses and how to
 // stop it.
-func startServe(t *testing.T, cfg config) (addresses, func() error) {
+func startServe(t *testing.T, cfg config) (ports, func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	ready := make(chan addresses, 1)
+	ready := make(chan ports, 1)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, cfg, slog.New(slog.DiscardHandler), func(a addresses) { ready <- a })
+		ended <- serve(ctx, cfg, slog.New(slog.DiscardHandler), func(p ports) { ready <- p })
 	}()
 	select {
-	case a := <-ready:
-		return a, func() error { cancel(); return <-ended }
+	case p := <-ready:
+		return p, func() error { cancel(); return <-ended }
 	case err := <-ended:
 		cancel()
 		t.Fatal(err)
-		return addresses{}, nil
+		return ports{}, nil
 	}
 }
 
@@ -69,7 +69,7 @@ func TestServeKeepsDataOverRestarts(t *testing.T) {
 	defer client.CloseIdleConnections()
 	for run := range 3 {
 		at, stop := startServe(t, cfg)
-		url := "http://" + at.rest.String() + "/api/kv/p/s"
+		url := "http://" + at.rest.Addr().String() + "/api/kv/p/s"
 		status, body := fetch(t, client, "GET", url, "")
 		if run == 0 && status != 404 || run > 0 && (status != 200 || body != string(rune('a'+run-1))) {
 			t.Fatalf("run %d: %d %s", run, status, body)
@@ -77,7 +77,7 @@ func TestServeKeepsDataOverRestarts(t *testing.T) {
 		if status, body := fetch(t, client, "PUT", url, string(rune('a'+run))); status != 200 {
 			t.Fatalf("run %d: %d %s", run, status, body)
 		}
-		status, body = fetch(t, client, "GET", "http://"+at.metrics.String()+"/metrics", "")
+		status, body = fetch(t, client, "GET", "http://"+at.metrics.Addr().String()+"/metrics", "")
 		if status != 200 || !strings.Contains(body, "cache_http_requests_total") || !strings.Contains(body, "cache_operations_total") {
 			t.Errorf("metrics: %d, %d bytes", status, len(body))
 		}
@@ -92,18 +92,20 @@ func TestServeReportsWhatItCannotOpen(t *testing.T) {
 	at, stop := startServe(t, cfg)
 	defer func() { _ = stop() }()
 	log := slog.New(slog.DiscardHandler)
-	never := func(addresses) { t.Error("it started") }
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	never := func(ports) { t.Error("it started"); cancel() }
 
-	if err := serve(t.Context(), cfg, log, never); !errors.Is(err, cache.ErrInUse) {
+	if err := serve(ctx, cfg, log, never); !errors.Is(err, cache.ErrInUse) {
 		t.Errorf("a directory in use: %v", err)
 	}
 	taken := testConfig(t)
-	taken.port = port(at.rest.(*net.TCPAddr).Port)
-	if err := serve(t.Context(), taken, log, never); err == nil || !strings.Contains(err.Error(), "listen for the API") {
+	taken.port = port(at.rest.Addr().(*net.TCPAddr).Port)
+	if err := serve(ctx, taken, log, never); err == nil || !strings.Contains(err.Error(), "listen for the API") {
 		t.Errorf("a port in use: %v", err)
 	}
-	taken.port, taken.metricsPort = 0, port(at.metrics.(*net.TCPAddr).Port)
-	if err := serve(t.Context(), taken, log, never); err == nil || !strings.Contains(err.Error(), "listen for metrics") {
+	taken.port, taken.metricsPort = 0, port(at.metrics.Addr().(*net.TCPAddr).Port)
+	if err := serve(ctx, taken, log, never); err == nil || !strings.Contains(err.Error(), "listen for metrics") {
 		t.Errorf("a metrics port in use: %v", err)
 	}
 }
@@ -119,7 +121,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		return err == nil
 	}
 	for range 3 {
-		c, err := net.Dial("tcp", at.rest.String())
+		c, err := net.Dial("tcp", at.rest.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,5 +141,19 @@ func TestConnectionsAreBounded(t *testing.T) {
 	testkit.Eventually(t, 10*time.Second, "the waiting connection to be served", func() bool { return answered(conns[2]) })
 	if err := stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestFencedCacheEndsTheServer(t *testing.T) {
+	done := make(chan struct{})
+	cause := errors.New("the disk failed")
+	a := newAPI(t, func(s *server) { s.done, s.cause = done, func() error { return cause } })
+	p, err := listen(t.Context(), testConfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = a.server.run(t.Context(), p, 1, func() { close(done) })
+	if !errors.Is(err, cause) {
+		t.Errorf("the end of the server says %v", err)
 	}
 }

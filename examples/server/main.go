@@ -50,7 +50,7 @@ func run(args []string, lookupEnv func(string) (string, bool), stderr io.Writer)
 	// second one ends a stop that hangs.
 	defer context.AfterFunc(ctx, stop)()
 
-	if err := serve(ctx, cfg, log, func(addresses) {}); err != nil {
+	if err := serve(ctx, cfg, log, func(ports) {}); err != nil {
 		log.Error("stopped", "error", err)
 		return exitFailed
 	}

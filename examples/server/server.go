@@ -49,7 +49,8 @@ type admin interface {
 type server struct {
 	store          cache.Store
 	admin          admin
-	done           <-chan struct{} // closed when the cache can no longer serve
+	done           <-chan struct{} // closed when the cache can no longer serve ...
+	cause          func() error    // ... and why
 	backups        *backupRoot
 	instruments    *instruments
 	log            *slog.Logger

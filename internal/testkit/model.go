@@ -29,6 +29,12 @@ type Commit struct {
 	Version base.Version
 }
 
+// SoloCommit returns the commit of a command that got this version without a
+// cluster, where the version is the stamp.
+func SoloCommit(version base.Version) Commit {
+	return Commit{Stamp: version.Time(), Version: version}
+}
+
 func (c Commit) now() time.Time {
 	if c.Now.IsZero() {
 		return c.Stamp
@@ -98,21 +104,34 @@ func (m *Model) Scan(now time.Time, r base.Range, ro base.ReadOptions) []base.It
 }
 
 // Apply applies writes as one command, all or none, and reports whether it
-// did. Each condition sees the writes before it. The results are those of the
-// operations; Err is a *base.VersionError where a condition did not hold, and
-// operations behind the first such one have no result of their own.
+// did. All conditions are judged by the state before the command, so a batch
+// that writes a key twice has no meaning; the store refuses it. The results
+// are those of the operations: the new version of a put, the removed one of a
+// delete, the found one of a check. If the command is refused, Err is a
+// *base.VersionError for each operation whose condition failed and nil for the
+// others, which have failed with them.
 func (m *Model) Apply(c Commit, writes ...base.Write) ([]base.Result, bool) {
-	before := m.Clone()
 	results := make([]base.Result, len(writes))
+	refused := make([]base.Result, len(writes))
+	applied := true
 	for i := range writes {
-		results[i].Key = writes[i].Key
+		w := &writes[i]
+		have := m.Get(c.now(), w.Key).Version
+		results[i] = base.Result{Key: w.Key, Version: have}
+		refused[i] = base.Result{Key: w.Key}
+		if !w.Cond.Holds(have) {
+			refused[i].Err = &base.VersionError{Key: w.Key, Want: w.Cond.Want(), Have: have}
+			applied = false
+		}
+	}
+	if !applied {
+		return refused, false
 	}
 	for i := range writes {
-		results[i] = m.applyOne(c, &writes[i])
-		if results[i].Err != nil {
-			m.items = before.items
-			return results, false
+		if writes[i].Kind == base.WritePut {
+			results[i].Version = c.Version
 		}
+		m.write(c, &writes[i])
 	}
 	return results, true
 }
@@ -122,19 +141,13 @@ func (m *Model) Apply(c Commit, writes ...base.Write) ([]base.Result, bool) {
 func (m *Model) ApplyEach(at func(i int) Commit, writes ...base.Write) []base.Result {
 	results := make([]base.Result, len(writes))
 	for i := range writes {
-		results[i] = m.applyOne(at(i), &writes[i])
+		one, _ := m.Apply(at(i), writes[i])
+		results[i] = one[0]
 	}
 	return results
 }
 
-func (m *Model) applyOne(c Commit, w *base.Write) base.Result {
-	res := base.Result{Key: w.Key}
-	have := m.Get(c.now(), w.Key).Version
-	if !w.Cond.Holds(have) {
-		res.Version = have
-		res.Err = &base.VersionError{Key: w.Key, Want: w.Cond.Want(), Have: have}
-		return res
-	}
+func (m *Model) write(c Commit, w *base.Write) {
 	switch w.Kind {
 	case base.WritePut:
 		item := base.Item{Key: w.Key, Value: bytes.Clone(w.Value), Version: c.Version}
@@ -143,14 +156,10 @@ func (m *Model) applyOne(c Commit, w *base.Write) base.Result {
 			item.ExpiresAt = time.UnixMicro(c.Stamp.Add(w.TTL).UnixMicro()).UTC()
 		}
 		m.items[w.Key] = item
-		res.Version = c.Version
 	case base.WriteDelete:
 		delete(m.items, w.Key)
-		res.Version = have
 	case base.WriteCheck:
-		res.Version = have
 	}
-	return res
 }
 
 // Len returns how many items there are at now.

@@ -58,6 +58,9 @@ func TestClock(t *testing.T) {
 func TestModelConditions(t *testing.T) {
 	m := testkit.NewModel()
 	now := testkit.NewClock(time.Time{}).Now()
+	if c := testkit.SoloCommit(base.VersionAt(now)); !c.Stamp.Equal(now) {
+		t.Fatalf("stamp %v, want %v", c.Stamp, now)
+	}
 	at := func(v base.Version) testkit.Commit { return testkit.Commit{Stamp: now, Version: v} }
 	k, other := base.K("p", "a"), base.K("p", "b")
 	absent := base.Cond{Kind: base.CondVersion}
@@ -73,9 +76,9 @@ func TestModelConditions(t *testing.T) {
 	}
 	results, ok = m.Apply(at(3),
 		base.Write{Key: k, Kind: base.WriteDelete, Cond: base.Cond{Kind: base.CondVersion, Version: 1}},
-		base.Write{Key: k, Kind: base.WriteCheck, Cond: absent})
-	if !ok || results[0].Version != 1 || results[1].Version != 0 {
-		t.Fatalf("a condition does not see the write before it: %+v", results)
+		base.Write{Key: other, Kind: base.WriteCheck, Cond: absent})
+	if !ok || results[0].Version != 1 || results[1].Version != 0 || m.Get(now, k).Exists() {
+		t.Fatalf("a delete under its condition: %+v", results)
 	}
 	each := m.ApplyEach(func(i int) testkit.Commit { return at(base.Version(4 + i)) },
 		base.Write{Key: k, Cond: base.Cond{Kind: base.CondPresent}},
