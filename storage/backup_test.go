@@ -492,7 +492,7 @@ func TestFailedRestoreLeavesNothing(t *testing.T) {
 	s := openStream(t, Config{Shards: 2})
 	fillStream(t, s, testkit.Rand(t), 300)
 	dir := backUp(t, s)
-	for _, cause := range []error{syscall.EIO, syscall.ENOSPC} {
+	for _, cause := range []error{syscall.EIO, syscall.ENOSPC, syscall.EACCES} {
 		failed := 0
 		for n := 1; ; n += 1 + n/8 {
 			mem := vfs.NewMem()

@@ -303,6 +303,25 @@ func (f failAfter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// TestManyPages has values at and around the size of a page, and many pages.
+func TestManyPages(t *testing.T) {
+	r := testkit.Rand(t)
+	from, to := openStream(t, Config{}), openStream(t, Config{})
+	sizes := []int{exportPageBytes, exportPageBytes - 100, 1, base.HardMaxValueBytes, 0, exportPageBytes / 2}
+	for i := range 40 {
+		size := exportPageBytes / 8
+		if i < len(sizes) {
+			size = sizes[i]
+		}
+		mustPut(t, from, 1, testKey(i), 1, string(testkit.Bytes(r, size)))
+	}
+	data, _ := export(t, from, 1)
+	if _, err := to.Import(testkit.Context(t), 1, bytes.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+	sameEntries(t, physical(t, streamSnapshot(t, to)), physical(t, streamSnapshot(t, from)))
+}
+
 // TestLargeShardInBoundedMemory moves 96 MiB through Export and Import at
 // once, with a few MiB of heap, into several data files.
 func TestLargeShardInBoundedMemory(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -166,10 +167,23 @@ func (s *server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if have := body.Error.Have; have != nil && *have != 0 {
 		w.Header().Set("ETag", etag(cache.Version(*have)))
 	}
-	if status >= http.StatusInternalServerError {
-		s.log.Warn("request failed", "method", r.Method, "path", r.URL.EscapedPath(), "status", status, "error", err)
-	}
+	s.log.Log(r.Context(), levelOf(r, status), "request failed",
+		"method", r.Method, "path", r.URL.EscapedPath(), "status", status, "error", err)
 	writeJSON(w, status, body)
+}
+
+// levelOf returns how loudly a failure is logged. Refusals can come by the
+// thousand, caused by whoever likes to; only what somebody should look into is
+// worth a line at the usual level.
+func levelOf(r *http.Request, status int) slog.Level {
+	switch {
+	case status == http.StatusInternalServerError:
+		return slog.LevelError
+	case status == http.StatusGatewayTimeout && r.Context().Err() == nil:
+		return slog.LevelWarn
+	default:
+		return slog.LevelDebug
+	}
 }
 
 // changesData reports whether r is a write of keys, whose errors say what

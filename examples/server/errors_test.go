@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,4 +158,27 @@ func TestHeavyRequestsAreBounded(t *testing.T) {
 	}
 	<-a.server.heavy
 	a.want(200, a.do("GET", "/api/scan", ""))
+}
+
+func TestWhatIsLogged(t *testing.T) {
+	var log strings.Builder
+	store := &failing{}
+	a := newAPI(t, func(s *server) { s.store, s.log = store, slog.New(slog.NewTextHandler(&log, nil)) })
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{cache.ErrCorrupt, "level=ERROR"},
+		{errors.New("a secret path"), "a secret path"},
+		{cache.ErrIndeterminate, "level=WARN"},
+		{cache.ErrOverloaded, ""},
+		{cache.ErrNotFound, ""},
+	} {
+		log.Reset()
+		store.err = c.err
+		a.do("PUT", "/api/kv/p/line%0Abreak", "v")
+		if got := log.String(); !strings.Contains(got, c.want) || (c.want == "") != (got == "") || strings.Count(got, "\n") > 1 {
+			t.Errorf("%v: logged %q", c.err, got)
+		}
+	}
 }
