@@ -15,7 +15,7 @@ import (
 // rawOptions are those that the cache gives the storage engine by default.
 func rawOptions() *pebble.Options {
 	opts := &pebble.Options{
-		Cache:                       pebble.NewCache(cache.DefaultBlockCacheBytes),
+		Cache:                       pebble.NewCache(cache.DefaultBlockCacheBytes + 2*cache.DefaultMemTableBytes),
 		MemTableSize:                cache.DefaultMemTableBytes,
 		MemTableStopWritesThreshold: 3,
 		L0StopWritesThreshold:       1 << 20,

@@ -12,7 +12,7 @@
 //	                                  next one starts when the URL answers 200
 //
 // Blocks run with bash -euo pipefail, one after the other, in the root of the
-// copy. What was started in the background gets a SIGTERM at the end and has to
+// copy; curl fails on an HTTP error. What was started in the background gets a SIGTERM at the end and has to
 // stop. It is an error if the file has no block that is run.
 package main
 
@@ -59,6 +59,10 @@ func run(files []string, done string) error {
 	}
 	defer os.RemoveAll(dir)
 	if err := copyTree(dir, root); err != nil {
+		return err
+	}
+	// An HTTP error makes curl fail, which it does not by itself.
+	if err := os.WriteFile(filepath.Join(dir, ".curlrc"), []byte("fail\n"), 0o600); err != nil {
 		return err
 	}
 	r := &runner{dir: dir, done: done}
@@ -176,8 +180,9 @@ type runner struct {
 
 // service is a block that runs in the background.
 type service struct {
-	cmd *exec.Cmd
-	url string
+	cmd    *exec.Cmd
+	url    string
+	exited chan error // of the shell
 }
 
 func (r *runner) block(b block) error {
@@ -218,6 +223,7 @@ func (r *runner) block(b block) error {
 func (r *runner) command(script string) *exec.Cmd {
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", script)
 	cmd.Dir = r.dir
+	cmd.Env = append(os.Environ(), "CURL_HOME="+r.dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to signal all of them
 	return cmd
 }
@@ -238,15 +244,26 @@ func (r *runner) shell(script string) ([]byte, error) {
 
 // start runs a script in the background and waits until url answers 200.
 func (r *runner) start(script, url string) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	if answers(&client, url) {
+		return fmt.Errorf("something else answers %s already", url)
+	}
 	cmd := r.command(script)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	r.background = append(r.background, service{cmd, url})
-	client := http.Client{Timeout: 5 * time.Second}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	r.background = append(r.background, service{cmd, url, exited})
 	var last error
 	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		select {
+		case err := <-exited:
+			exited <- err
+			return fmt.Errorf("the command ended: %v", err)
+		default:
+		}
 		res, err := client.Get(url)
 		if err != nil {
 			last = err
@@ -268,7 +285,7 @@ func (r *runner) stop() error {
 	for _, svc := range r.background {
 		group := -svc.cmd.Process.Pid
 		_ = syscall.Kill(group, syscall.SIGTERM)
-		_ = svc.cmd.Wait() // of the shell, which the signal ended
+		<-svc.exited // the signal ends it
 		// What the shell had started is not ours to wait for; it is gone when
 		// nobody answers any more.
 		deadline := time.Now().Add(stopTimeout)

@@ -211,6 +211,7 @@ func (l *sololog) runLane() {
 // full, and makes them visible. It returns those that were left over.
 func (l *sololog) applyGroup(queue []*pending) (*batch, []*pending) {
 	g := &batch{writes: l.store.NewBatch(), started: l.clock(), members: make([]*pending, 0, len(queue))}
+	now := base.VersionAt(g.started)
 	for len(queue) > 0 && g.err == nil {
 		p := queue[0]
 		if !g.writes.Empty() && (p.txn.HasRanges() || g.writes.Bytes()+int(p.bytes) > maxGroupBytes) {
@@ -223,7 +224,7 @@ func (l *sololog) applyGroup(queue []*pending) (*batch, []*pending) {
 		}
 		g.members = append(g.members, p)
 		before := g.writes.Count()
-		if err := l.execute(g.writes, p.txn); err != nil {
+		if err := l.execute(g.writes, p.txn, now); err != nil {
 			p.err = notApplied(err)
 			if g.writes.Count() != before {
 				g.err = p.err // half of it is in the batch, which must go
@@ -241,9 +242,10 @@ func (l *sololog) applyGroup(queue []*pending) (*batch, []*pending) {
 	return g, queue
 }
 
-// execute runs one transaction into the batch. An error is one of storage.
-func (l *sololog) execute(b *storage.Batch, txn *command.Txn) error {
-	stamp := max(l.head.clock+1, base.VersionAt(l.clock()))
+// execute runs one transaction into the batch, stamped with the time or right
+// after the one before. An error is one of storage.
+func (l *sololog) execute(b *storage.Batch, txn *command.Txn, now base.Version) error {
+	stamp := max(l.head.clock+1, now)
 	var err error
 	switch len(txn.Parts) {
 	case 0: // a barrier: the answer comes after everything before it

@@ -513,6 +513,9 @@ func TestFailedRestoreLeavesNothing(t *testing.T) {
 			if errors.Is(err, base.ErrCorrupt) {
 				t.Errorf("operation %d: the target's fault is blamed on the backup: %v", n, err)
 			}
+			if k := sentinels(err); k != 1 {
+				t.Errorf("operation %d: %v matches %d sentinels", n, err, k)
+			}
 			cfg.FS = mem
 			if store, err := Open(cfg); err == nil {
 				if len(must(mem.List(cfg.Dir))) > 0 && len(physical(t, streamSnapshot(t, store))) > 0 {

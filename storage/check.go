@@ -99,7 +99,7 @@ func (c *checker) run(ctx context.Context) error {
 func (c *checker) checkEngine(ctx context.Context, id Identity) (err error) {
 	s := newStore(c.cfg)
 	s.id = id
-	s.cache = pebble.NewCache(c.cfg.BlockCacheBytes)
+	s.cache = newBlockCache(c.cfg)
 	defer close(s.fs.release)
 	if err := s.openReadOnly(); err != nil {
 		if errors.Is(err, base.ErrCorrupt) {

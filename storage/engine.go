@@ -23,6 +23,10 @@ const (
 
 	// memTablesBeforeStall bounds memtables that wait for their flush.
 	memTablesBeforeStall = 3
+	// memTablesInCache is how many memtables the block cache has room for
+	// beside the blocks: the engine takes the memory of memtables out of the
+	// cache, and without this room two of them could leave nothing for blocks.
+	memTablesInCache = 2
 	// neverStallL0 turns the engine's own L0 stall off: it can only be left
 	// by a compaction, which a fenced store does not run. See pressure.go.
 	neverStallL0 = 1 << 20
@@ -59,6 +63,11 @@ func engineOptions(cfg Config, cache *pebble.Cache) *pebble.Options {
 	}
 	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return compression })
 	return opts
+}
+
+// newBlockCache returns the cache of an engine with this configuration.
+func newBlockCache(cfg Config) *pebble.Cache {
+	return pebble.NewCache(cfg.BlockCacheBytes + memTablesInCache*cfg.MemTableBytes)
 }
 
 // engineLog receives what the engine logs and its events.

@@ -53,7 +53,7 @@ func (s *Store) Import(ctx context.Context, shard base.ShardID, r io.Reader) (in
 		return StreamInfo{}, err
 	}
 	if err := s.Writable(); err != nil {
-		return StreamInfo{}, err
+		return StreamInfo{}, targetError(err)
 	}
 	sr, err := stream.NewReader(r)
 	if err != nil {
@@ -141,7 +141,7 @@ type tableBuilder struct {
 
 func (s *Store) newTableBuilder(shard base.ShardID) (*tableBuilder, error) {
 	if err := s.enter(); err != nil {
-		return nil, err
+		return nil, targetError(err)
 	}
 	defer s.leave()
 	opts := engineOptions(s.cfg, s.cache)

@@ -110,7 +110,7 @@ func open(cfg Config) (*Store, error) {
 	}
 	removeStaleImports(cfg)
 	s.id = id
-	s.cache = pebble.NewCache(cfg.BlockCacheBytes)
+	s.cache = newBlockCache(cfg)
 	err = s.openEngine(fresh)
 	if err == nil && fresh {
 		err = s.writeIdentity()
@@ -141,6 +141,7 @@ func newStore(cfg Config) *Store {
 	s.events = &engineLog{log: cfg.Logger, fence: s.fence, wake: s.poke}
 	s.open.handles = make(map[handle]struct{})
 	s.batches.New = func() any { return newBatch(s) }
+	s.pages.New = func() any { return new(pageBuilder) }
 	return s
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
@@ -151,7 +150,7 @@ func (t *restoreTarget) open() (*Store, error) {
 	s := newStore(t.cfg)
 	s.id = t.id
 	s.lock = io.NopCloser(nil) // the target has it
-	s.cache = pebble.NewCache(t.cfg.BlockCacheBytes)
+	s.cache = newBlockCache(t.cfg)
 	if err := s.openEngine(true); err != nil {
 		close(s.fs.release)
 		return nil, errors.Join(err, s.closeEngine())

@@ -31,6 +31,7 @@ type Store struct {
 	// gate is entered by every use of db. Close shuts it and waits.
 	gate    *gate
 	batches sync.Pool // *Batch
+	pages   sync.Pool // *pageBuilder
 	flushes flushGroup
 	// replaced remembers the shards that Import replaced.
 	replaced replacements

@@ -35,7 +35,7 @@ import (
 	"github.com/distributedcache/cache"
 )
 
-var _ = []any{errors.New, log.Print, time.Now, context.Background}
+var _ = []any{errors.New, log.Print, time.Now, context.Background, cache.K}
 
 func main() {}
 `

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -41,16 +42,16 @@ func wantError(t testing.TB, err, kind error, outcome base.Outcome, op string) *
 	return e
 }
 
-func TestBadArguments(t *testing.T) {
-	n := memNode(t)
-	ctx := testkit.Context(t)
+// badCall is a call with an argument that is not allowed.
+type badCall struct {
+	kind error
+	op   string
+	call func() error
+}
+
+func badKeyCalls(ctx context.Context, n *Node) map[string]badCall {
 	big := strings.Repeat("x", base.MaxSecondaryBytes+1)
-	limit := n.cfg.Limits
-	for name, c := range map[string]struct {
-		kind error
-		op   string
-		call func() error
-	}{
+	return map[string]badCall{
 		"get empty primary":  {base.ErrInvalid, "get", func() error { _, err := n.Get(ctx, base.K("", "x"), base.ReadOptions{}); return err }},
 		"get long primary":   {base.ErrTooLarge, "get", func() error { _, err := n.Get(ctx, base.K(big, ""), base.ReadOptions{}); return err }},
 		"get long secondary": {base.ErrTooLarge, "get", func() error { _, err := n.Get(ctx, base.K("p", big), base.ReadOptions{}); return err }},
@@ -59,7 +60,7 @@ func TestBadArguments(t *testing.T) {
 			return err
 		}},
 		"put large value": {base.ErrTooLarge, "put", func() error {
-			_, err := n.Write(ctx, put(base.K("p", ""), strings.Repeat("x", limit.MaxValueBytes+1)), base.RequestID{})
+			_, err := n.Write(ctx, put(base.K("p", ""), strings.Repeat("x", n.cfg.Limits.MaxValueBytes+1)), base.RequestID{})
 			return err
 		}},
 		"put negative ttl": {base.ErrInvalid, "put", func() error {
@@ -70,6 +71,12 @@ func TestBadArguments(t *testing.T) {
 			_, err := n.Write(ctx, base.Write{Kind: base.WriteDelete}, base.RequestID{})
 			return err
 		}},
+	}
+}
+
+func badBatchCalls(ctx context.Context, n *Node) map[string]badCall {
+	limit := n.cfg.Limits
+	return map[string]badCall{
 		"empty batch": {base.ErrInvalid, "multiput", func() error { _, err := n.MultiWrite(ctx, nil, base.TxOptions{}); return err }},
 		"batch of too many": {base.ErrTooLarge, "multiput", func() error {
 			ws := make([]base.Write, limit.MaxBatchOps+1)
@@ -109,7 +116,15 @@ func TestBadArguments(t *testing.T) {
 		"drain alone":        {base.ErrInvalid, "drain", func() error { return n.Drain(ctx, "other", nil) }},
 		"remove alone":       {base.ErrInvalid, "remove", func() error { return n.Remove(ctx, "other") }},
 		"transfer elsewhere": {base.ErrInvalid, "transferleader", func() error { return n.TransferLeader(ctx, 0, "other") }},
-	} {
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	n := memNode(t)
+	ctx := testkit.Context(t)
+	calls := badKeyCalls(ctx, n)
+	maps.Copy(calls, badBatchCalls(ctx, n))
+	for name, c := range calls {
 		t.Run(name, func(t *testing.T) { wantError(t, c.call(), c.kind, base.OutcomeNotApplied, c.op) })
 	}
 	for item := range n.RangeScan(ctx, base.All(), base.ReadOptions{}) {
