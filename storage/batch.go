@@ -25,6 +25,10 @@ type Batch struct {
 	synced bool
 }
 
+// physBytes is the room for physical keys on the stack; longer ones are
+// allocated.
+const physBytes = 128
+
 // retainedTouches bounds what a released batch keeps for the next user.
 const retainedTouches = 4096
 

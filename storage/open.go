@@ -142,6 +142,7 @@ func newStore(cfg Config) *Store {
 	s.open.handles = make(map[handle]struct{})
 	s.batches.New = func() any { return newBatch(s) }
 	s.pages.New = func() any { return new(pageBuilder) }
+	s.lookups.New = func() any { return new(lookup) }
 	return s
 }
 

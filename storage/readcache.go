@@ -140,13 +140,13 @@ func (c *readCache) get(shard base.ShardID, key base.Key) (*cached, ticket) {
 	return nil, ticket{}
 }
 
-// offer inserts what a reader found in the engine after get had missed. e is
-// only called if it is wanted.
-func (c *readCache) offer(t ticket, shard base.ShardID, key base.Key, bytes int, e func() *cached) {
-	if !t.ok || bytes > c.maxBytes {
+// offer inserts what a reader found in the engine after get had missed. It
+// copies the value if it wants it.
+func (c *readCache) offer(t ticket, shard base.ShardID, key base.Key, rec Record) {
+	if !t.ok || len(rec.Value) > c.maxBytes {
 		return
 	}
-	entry := e()
+	entry := &cached{head: rec.head(), value: clone(rec.Value)}
 	st := c.stripe(t.hash)
 	st.mu.Lock()
 	defer st.mu.Unlock()

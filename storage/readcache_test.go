@@ -113,93 +113,117 @@ func TestReadCacheIsBounded(t *testing.T) {
 	}
 }
 
-// TestReadCacheIgnoresLateReaders drives the races that the tickets are for,
-// step by step.
+// cacheRace drives the races of readers and writers step by step.
+type cacheRace struct {
+	*readCache
+	t *testing.T
+}
+
+func raceKey() base.Key { return base.K("k", "") }
+
+func entryOf(v base.Version) func() *cached {
+	return func() *cached { return &cached{head: Head{Version: v}} }
+}
+
+func touchedRace(v base.Version) []touch {
+	return []touch{{key: raceKey(), head: Head{Version: v}}}
+}
+
+// miss reads a key that is not cached and may be inserted.
+func (c *cacheRace) miss() ticket {
+	c.get(0, raceKey()) // the doorkeeper
+	e, ticket := c.get(0, raceKey())
+	if e != nil || !ticket.ok {
+		c.t.Fatal("no miss that may insert")
+	}
+	return ticket
+}
+
+// is checks which version is cached, 0 for none.
+func (c *cacheRace) is(want base.Version) {
+	c.t.Helper()
+	e, _ := c.get(0, raceKey())
+	if (e == nil) != (want == 0) || (e != nil && e.head.Version != want) {
+		c.t.Fatalf("cached %+v, want version %d", e, want)
+	}
+}
+
+func runRaces(t *testing.T, races map[string]func(*cacheRace)) {
+	for name, race := range races {
+		t.Run(name, func(t *testing.T) {
+			c := newReadCache(1<<20, slog.New(slog.DiscardHandler))
+			defer c.close()
+			race(&cacheRace{readCache: c, t: t})
+		})
+	}
+}
+
 func TestReadCacheIgnoresLateReaders(t *testing.T) {
-	key := base.K("k", "")
-	entry := func(v base.Version) func() *cached {
-		return func() *cached { return &cached{head: Head{Version: v}} }
-	}
-	miss := func(c *readCache) ticket {
-		c.get(0, key) // the doorkeeper
-		e, ticket := c.get(0, key)
-		if e != nil || !ticket.ok {
-			t.Fatal("no miss that may insert")
-		}
-		return ticket
-	}
-	is := func(c *readCache, want base.Version) {
-		t.Helper()
-		e, _ := c.get(0, key)
-		if (e == nil) != (want == 0) || (e != nil && e.head.Version != want) {
-			t.Fatalf("cached %+v, want version %d", e, want)
-		}
-	}
-	touched := func(v base.Version) []touch { return []touch{{key: key, head: Head{Version: v}}} }
-	run := func(name string, fn func(c *readCache)) {
-		c := newReadCache(1<<20, slog.New(slog.DiscardHandler))
-		defer c.close()
-		t.Log(name)
-		fn(c)
-	}
-	run("a write begins and ends between read and offer", func(c *readCache) {
-		ticket, w := miss(c), touched(2)
-		c.begin(w)
-		c.end(w, nil, true)
-		c.offer(ticket, 0, key, 0, entry(1))
-		is(c, 0)
+	runRaces(t, map[string]func(*cacheRace){
+		"a write begins and ends between read and offer": func(c *cacheRace) {
+			ticket, w := c.miss(), touchedRace(2)
+			c.begin(w)
+			c.end(w, nil, true)
+			c.offer(ticket, 0, key, entryOf(1))
+			c.is(0)
+		},
+		"a write is pending at the offer": func(c *cacheRace) {
+			ticket, w := c.miss(), touchedRace(2)
+			c.begin(w)
+			c.offer(ticket, 0, key, entryOf(1))
+			c.is(0)
+			c.end(w, nil, true)
+			c.is(0)
+		},
+		"a write is pending at the read": func(c *cacheRace) {
+			c.offer(c.miss(), 0, key, entryOf(1))
+			c.is(1)
+			w := touchedRace(2)
+			c.begin(w)
+			c.is(0)
+			c.end(w, nil, true)
+			c.is(2)
+		},
 	})
-	run("a write is pending at the offer", func(c *readCache) {
-		ticket, w := miss(c), touched(2)
-		c.begin(w)
-		c.offer(ticket, 0, key, 0, entry(1))
-		is(c, 0)
-		c.end(w, nil, true)
-		is(c, 0)
-	})
-	run("a write is pending at the read", func(c *readCache) {
-		c.offer(miss(c), 0, key, 0, entry(1))
-		is(c, 1)
-		w := touched(2)
-		c.begin(w)
-		is(c, 0)
-		c.end(w, nil, true)
-		is(c, 2)
-	})
-	run("two writes overlap", func(c *readCache) {
-		c.offer(miss(c), 0, key, 0, entry(1))
-		w2, w3 := touched(2), touched(3)
-		c.begin(w2)
-		c.begin(w3)
-		c.end(w3, nil, true)
-		is(c, 0)
-		c.end(w2, nil, true)
-		is(c, 0)
-	})
-	run("a write ends inside another", func(c *readCache) {
-		w2, w3 := touched(2), touched(3)
-		c.begin(w2)
-		c.begin(w3)
-		c.end(w2, nil, true)
-		c.end(w3, nil, true)
-		is(c, 0)
-	})
-	run("a write fails", func(c *readCache) {
-		c.offer(miss(c), 0, key, 0, entry(1))
-		w := touched(2)
-		c.begin(w)
-		c.end(w, nil, false)
-		is(c, 0)
-	})
-	run("everything is replaced", func(c *readCache) {
-		c.offer(miss(c), 0, key, 0, entry(1))
-		ticket := ticket{hash: c.hash(0, key), seq: c.stripe(c.hash(0, key)).seq.Load(), ok: true}
-		c.beginAll()
-		is(c, 0)
-		c.endAll()
-		is(c, 0)
-		c.offer(ticket, 0, key, 0, entry(1))
-		is(c, 0)
+}
+
+func TestReadCacheWithManyWriters(t *testing.T) {
+	runRaces(t, map[string]func(*cacheRace){
+		"two writes overlap": func(c *cacheRace) {
+			c.offer(c.miss(), 0, key, entryOf(1))
+			w2, w3 := touchedRace(2), touchedRace(3)
+			c.begin(w2)
+			c.begin(w3)
+			c.end(w3, nil, true)
+			c.is(0)
+			c.end(w2, nil, true)
+			c.is(0)
+		},
+		"a write ends inside another": func(c *cacheRace) {
+			w2, w3 := touchedRace(2), touchedRace(3)
+			c.begin(w2)
+			c.begin(w3)
+			c.end(w2, nil, true)
+			c.end(w3, nil, true)
+			c.is(0)
+		},
+		"a write fails": func(c *cacheRace) {
+			c.offer(c.miss(), 0, key, entryOf(1))
+			w := touchedRace(2)
+			c.begin(w)
+			c.end(w, nil, false)
+			c.is(0)
+		},
+		"everything is replaced": func(c *cacheRace) {
+			c.offer(c.miss(), 0, key, entryOf(1))
+			ticket := ticket{hash: c.hash(0, raceKey()), seq: c.stripe(c.hash(0, raceKey())).seq.Load(), ok: true}
+			c.beginAll()
+			c.is(0)
+			c.endAll()
+			c.is(0)
+			c.offer(ticket, 0, key, entryOf(1))
+			c.is(0)
+		},
 	})
 }
 

@@ -18,6 +18,8 @@ type Record struct {
 // Exists reports whether the record was found.
 func (r Record) Exists() bool { return r.Version != 0 }
 
+func (r Record) head() Head { return Head{Version: r.Version, ExpiresAt: r.ExpiresAt} }
+
 // Head is a Record without its value; the zero Head stands for an absent key.
 type Head struct {
 	Version   base.Version

@@ -4,7 +4,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/distributedcache/cache/internal/base"
-	"github.com/distributedcache/cache/internal/keyenc"
 )
 
 // PageRequest says what one page of a scan holds.

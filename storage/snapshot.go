@@ -4,7 +4,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/distributedcache/cache/internal/base"
-	"github.com/distributedcache/cache/internal/keyenc"
 )
 
 // Snapshot is a consistent view over all shards as of one moment. It keeps
@@ -41,54 +40,30 @@ func (sn *Snapshot) closeHandle() error { return sn.snap.Close() }
 // It is called after each read.
 func (sn *Snapshot) valid(shard base.ShardID) error { return sn.s.replaced.check(sn.taken, shard) }
 
-// get calls fn with the value of a physical key of a shard in this snapshot.
-func (sn *Snapshot) get(shard base.ShardID, phys []byte, fn func([]byte) error) (found bool, err error) {
-	found, err = sn.s.get(sn.snap, phys, fn)
-	if invalid := sn.valid(shard); invalid != nil {
-		return false, invalid
-	}
-	return found, err
-}
-
 // Get returns the record of key in this snapshot, like Space.Get.
 func (sn *Snapshot) Get(shard base.ShardID, key base.Key) (Record, error) {
-	var rec Record
-	var scratch [physBytes]byte
-	_, err := sn.get(shard, keyenc.AppendRecordKey(scratch[:0], shard, key), func(buf []byte) (err error) {
-		rec, err = decodeRecord(buf)
-		rec.Value = clone(rec.Value)
-		return err
-	})
-	if err != nil {
-		return Record{}, err
+	rec, err := sn.s.readRecord(sn.snap, shard, key, true)
+	if invalid := sn.valid(shard); invalid != nil {
+		return Record{}, invalid
 	}
-	return rec, nil
+	return rec, err
 }
 
 // Head returns the head of a record in this snapshot, like Space.Head.
-func (sn *Snapshot) Head(shard base.ShardID, key base.Key) (head Head, err error) {
-	var scratch [physBytes]byte
-	_, err = sn.get(shard, keyenc.AppendRecordKey(scratch[:0], shard, key), func(buf []byte) (err error) {
-		head, _, err = decodeHead(buf)
-		return err
-	})
-	if err != nil {
-		return Head{}, err
+func (sn *Snapshot) Head(shard base.ShardID, key base.Key) (Head, error) {
+	rec, err := sn.s.readRecord(sn.snap, shard, key, false)
+	if invalid := sn.valid(shard); invalid != nil {
+		return Head{}, invalid
 	}
-	return head, nil
+	return rec.head(), err
 }
 
 // Value returns a copy of one entry of a space in this snapshot and whether
 // it exists.
 func (sn *Snapshot) Value(shard base.ShardID, kind Kind, key []byte) (value []byte, found bool, err error) {
-	var scratch [physBytes]byte
-	phys := append(keyenc.AppendPrefix(scratch[:0], shard, keyenc.Space(kind)), key...)
-	found, err = sn.get(shard, phys, func(buf []byte) error {
-		value = clone(buf)
-		return nil
-	})
-	if err != nil {
-		return nil, false, err
+	value, found, err = sn.s.readValue(sn.snap, shard, kind, key)
+	if invalid := sn.valid(shard); invalid != nil {
+		return nil, false, invalid
 	}
-	return value, found, nil
+	return value, found, err
 }

@@ -46,10 +46,6 @@ type Space struct {
 	shard base.ShardID
 }
 
-// physBytes is the room for physical keys on the stack; longer ones are
-// allocated.
-const physBytes = 128
-
 // Get returns the record of key, or the zero Record if there is none. The
 // value is a copy and belongs to the caller; it is not nil if the record
 // exists. A record whose ExpiresAt has passed is returned like any other.
@@ -61,23 +57,28 @@ func (sp Space) Get(key base.Key) (Record, error) {
 	if e != nil {
 		return Record{Version: e.head.Version, ExpiresAt: e.head.ExpiresAt, Value: clone(e.value)}, nil
 	}
-	var rec Record
-	var scratch [physBytes]byte
-	phys := keyenc.AppendRecordKey(scratch[:0], sp.shard, key)
-	_, err := sp.s.get(sp.s.db, phys, func(buf []byte) (err error) {
-		rec, err = decodeRecord(buf)
-		rec.Value = clone(rec.Value)
-		return err
-	})
-	if err != nil {
-		return Record{}, err
+	rec, err := sp.s.readRecord(sp.s.db, sp.shard, key, true)
+	if err == nil && rec.Exists() {
+		sp.s.reads.offer(ticket, sp.shard, key, rec)
 	}
-	if ticket.ok && rec.Exists() {
-		sp.s.reads.offer(ticket, sp.shard, key, len(rec.Value), func() *cached {
-			return &cached{head: Head{rec.Version, rec.ExpiresAt}, value: clone(rec.Value)}
-		})
+	return rec, err
+}
+
+// Head is Get without the value.
+func (sp Space) Head(key base.Key) (Head, error) {
+	if err := sp.s.usable(); err != nil {
+		return Head{}, err
 	}
-	return rec, nil
+	if e, _ := sp.s.reads.get(sp.shard, key); e != nil {
+		return e.head, nil
+	}
+	rec, err := sp.s.readRecord(sp.s.db, sp.shard, key, false)
+	return rec.head(), err
+}
+
+// Value returns a copy of one entry of a space and whether it exists.
+func (sp Space) Value(kind Kind, key []byte) (value []byte, found bool, err error) {
+	return sp.s.readValue(sp.s.db, sp.shard, kind, key)
 }
 
 // clone returns a copy that is never nil.
@@ -87,54 +88,63 @@ func clone(b []byte) []byte {
 	return c
 }
 
-// Head is Get without the value.
-func (sp Space) Head(key base.Key) (head Head, err error) {
-	if err := sp.s.usable(); err != nil {
-		return Head{}, err
-	}
-	if e, _ := sp.s.reads.get(sp.shard, key); e != nil {
-		return e.head, nil
-	}
-	var scratch [physBytes]byte
-	phys := keyenc.AppendRecordKey(scratch[:0], sp.shard, key)
-	_, err = sp.s.get(sp.s.db, phys, func(buf []byte) (err error) {
-		head, _, err = decodeHead(buf)
-		return err
-	})
-	return head, err
-}
+// lookup is a reused buffer for the physical key of a point read, which the
+// engine would make escape to the heap each time.
+type lookup struct{ phys []byte }
 
-// Value returns a copy of one entry of a space and whether it exists.
-func (sp Space) Value(kind Kind, key []byte) (value []byte, found bool, err error) {
-	var scratch [physBytes]byte
-	phys := append(keyenc.AppendPrefix(scratch[:0], sp.shard, keyenc.Space(kind)), key...)
-	found, err = sp.s.get(sp.s.db, phys, func(buf []byte) error {
-		value = clone(buf)
-		return nil
-	})
-	return value, found, err
-}
-
-// get calls fn with the stored value of a physical key, if there is one, in
-// the newest state or in a snapshot. The value is only valid during the call.
-func (s *Store) get(from pebble.Reader, phys []byte, fn func([]byte) error) (found bool, err error) {
+// readRecord reads one record from the newest state or from a snapshot.
+func (s *Store) readRecord(from pebble.Reader, shard base.ShardID, key base.Key, withValue bool) (rec Record, err error) {
 	if err := s.enter(); err != nil {
-		return false, err
+		return Record{}, err
 	}
 	defer s.leave()
 	defer recovered(s.cfg.Logger, "get", &err)
-	buf, closer, err := from.Get(phys)
+	l := s.lookups.Get().(*lookup)
+	defer s.lookups.Put(l)
+	l.phys = keyenc.AppendRecordKey(l.phys[:0], shard, key)
+	buf, closer, err := from.Get(l.phys)
 	if err != nil {
-		if errors.Is(err, pebble.ErrNotFound) {
-			return false, nil
-		}
-		return false, s.ioError("get", err)
+		return Record{}, s.getError(err)
 	}
-	err = fn(buf)
+	rec, err = decodeRecord(buf)
+	if withValue && err == nil {
+		rec.Value = clone(rec.Value)
+	} else {
+		rec.Value = nil
+	}
 	if closeErr := closer.Close(); err == nil && closeErr != nil {
-		err = s.ioError("get", closeErr)
+		return Record{}, s.ioError("get", closeErr)
 	}
-	return true, err
+	return rec, err
+}
+
+// readValue reads one entry of a space from the newest state or a snapshot.
+func (s *Store) readValue(from pebble.Reader, shard base.ShardID, kind Kind, key []byte) (value []byte, found bool, err error) {
+	if err := s.enter(); err != nil {
+		return nil, false, err
+	}
+	defer s.leave()
+	defer recovered(s.cfg.Logger, "get", &err)
+	l := s.lookups.Get().(*lookup)
+	defer s.lookups.Put(l)
+	l.phys = append(keyenc.AppendPrefix(l.phys[:0], shard, keyenc.Space(kind)), key...)
+	buf, closer, err := from.Get(l.phys)
+	if err != nil {
+		return nil, false, s.getError(err)
+	}
+	value = clone(buf)
+	if err := closer.Close(); err != nil {
+		return nil, false, s.ioError("get", err)
+	}
+	return value, true, nil
+}
+
+// getError types an error of a point read; absence is none.
+func (s *Store) getError(err error) error {
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	return s.ioError("get", err)
 }
 
 // valuesChunk is how many entries Values reads at a time, and

