@@ -135,7 +135,11 @@ func (s *Store) openReadOnly() (err error) {
 	opts.Logger = s.events
 	opts.ReadOnly = true
 	opts.ErrorIfNotExists = true
-	s.db, err = pebble.Open(s.fs.PathJoin(s.cfg.Dir, dataDir), opts)
+	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
+	if err := checkLogs(s.fs, dir); err != nil {
+		return err
+	}
+	s.db, err = pebble.Open(dir, opts)
 	if cause := s.fence.err(); err == nil && cause != nil {
 		err = cause
 	}
@@ -295,10 +299,10 @@ func (e *entryChecker) checkExpiry(phys, value []byte) {
 	}
 	var version base.Version
 	e.key = keyenc.AppendExpiryKey(e.key[:0], shard, head.ExpiresAt, key)
-	found, err := e.s.get(e.s.db, e.key, func(buf []byte) (err error) {
-		version, err = decodeExpiryValue(buf)
-		return err
-	})
+	indexed, found, err := e.s.readEntry(e.s.db, e.key)
+	if found {
+		version, err = decodeExpiryValue(indexed)
+	}
 	switch {
 	case err != nil: // the expiry index is read, and its damage told, later
 	case !found:

@@ -157,7 +157,11 @@ func (s *Store) openEngine(fresh bool) (err error) {
 	opts.EventListener = s.events.events()
 	opts.ErrorIfNotExists = !fresh
 	opts.ErrorIfNotPristine = fresh
-	s.db, err = pebble.Open(s.fs.PathJoin(s.cfg.Dir, dataDir), opts)
+	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
+	if err := checkLogs(s.fs, dir); err != nil {
+		return err
+	}
+	s.db, err = pebble.Open(dir, opts)
 	return openError(err)
 }
 

@@ -121,10 +121,6 @@ type cacheRace struct {
 
 func raceKey() base.Key { return base.K("k", "") }
 
-func entryOf(v base.Version) func() *cached {
-	return func() *cached { return &cached{head: Head{Version: v}} }
-}
-
 func touchedRace(v base.Version) []touch {
 	return []touch{{key: raceKey(), head: Head{Version: v}}}
 }
@@ -164,19 +160,19 @@ func TestReadCacheIgnoresLateReaders(t *testing.T) {
 			ticket, w := c.miss(), touchedRace(2)
 			c.begin(w)
 			c.end(w, nil, true)
-			c.offer(ticket, 0, key, entryOf(1))
+			c.offer(ticket, 0, raceKey(), Record{Version: 1})
 			c.is(0)
 		},
 		"a write is pending at the offer": func(c *cacheRace) {
 			ticket, w := c.miss(), touchedRace(2)
 			c.begin(w)
-			c.offer(ticket, 0, key, entryOf(1))
+			c.offer(ticket, 0, raceKey(), Record{Version: 1})
 			c.is(0)
 			c.end(w, nil, true)
 			c.is(0)
 		},
 		"a write is pending at the read": func(c *cacheRace) {
-			c.offer(c.miss(), 0, key, entryOf(1))
+			c.offer(c.miss(), 0, raceKey(), Record{Version: 1})
 			c.is(1)
 			w := touchedRace(2)
 			c.begin(w)
@@ -190,7 +186,7 @@ func TestReadCacheIgnoresLateReaders(t *testing.T) {
 func TestReadCacheWithManyWriters(t *testing.T) {
 	runRaces(t, map[string]func(*cacheRace){
 		"two writes overlap": func(c *cacheRace) {
-			c.offer(c.miss(), 0, key, entryOf(1))
+			c.offer(c.miss(), 0, raceKey(), Record{Version: 1})
 			w2, w3 := touchedRace(2), touchedRace(3)
 			c.begin(w2)
 			c.begin(w3)
@@ -208,20 +204,20 @@ func TestReadCacheWithManyWriters(t *testing.T) {
 			c.is(0)
 		},
 		"a write fails": func(c *cacheRace) {
-			c.offer(c.miss(), 0, key, entryOf(1))
+			c.offer(c.miss(), 0, raceKey(), Record{Version: 1})
 			w := touchedRace(2)
 			c.begin(w)
 			c.end(w, nil, false)
 			c.is(0)
 		},
 		"everything is replaced": func(c *cacheRace) {
-			c.offer(c.miss(), 0, key, entryOf(1))
+			c.offer(c.miss(), 0, raceKey(), Record{Version: 1})
 			ticket := ticket{hash: c.hash(0, raceKey()), seq: c.stripe(c.hash(0, raceKey())).seq.Load(), ok: true}
 			c.beginAll()
 			c.is(0)
 			c.endAll()
 			c.is(0)
-			c.offer(ticket, 0, key, entryOf(1))
+			c.offer(ticket, 0, raceKey(), Record{Version: 1})
 			c.is(0)
 		},
 	})

@@ -120,15 +120,20 @@ func (s *Store) readRecord(from pebble.Reader, shard base.ShardID, key base.Key,
 
 // readValue reads one entry of a space from the newest state or a snapshot.
 func (s *Store) readValue(from pebble.Reader, shard base.ShardID, kind Kind, key []byte) (value []byte, found bool, err error) {
+	l := s.lookups.Get().(*lookup)
+	defer s.lookups.Put(l)
+	l.phys = append(keyenc.AppendPrefix(l.phys[:0], shard, keyenc.Space(kind)), key...)
+	return s.readEntry(from, l.phys)
+}
+
+// readEntry returns a copy of the value of a physical key.
+func (s *Store) readEntry(from pebble.Reader, phys []byte) (value []byte, found bool, err error) {
 	if err := s.enter(); err != nil {
 		return nil, false, err
 	}
 	defer s.leave()
 	defer recovered(s.cfg.Logger, "get", &err)
-	l := s.lookups.Get().(*lookup)
-	defer s.lookups.Put(l)
-	l.phys = append(keyenc.AppendPrefix(l.phys[:0], shard, keyenc.Space(kind)), key...)
-	buf, closer, err := from.Get(l.phys)
+	buf, closer, err := from.Get(phys)
 	if err != nil {
 		return nil, false, s.getError(err)
 	}
