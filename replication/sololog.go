@@ -211,7 +211,7 @@ func (l *sololog) runLane() {
 // full, and makes them visible. It returns those that were left over.
 func (l *sololog) applyGroup(queue []*pending) (*batch, []*pending) {
 	g := &batch{writes: l.store.NewBatch(), started: l.clock(), members: make([]*pending, 0, len(queue))}
-	now := base.VersionAt(g.started)
+	now, given := base.VersionAt(g.started), false
 	for len(queue) > 0 && g.err == nil {
 		p := queue[0]
 		if !g.writes.Empty() && (p.txn.HasRanges() || g.writes.Bytes()+int(p.bytes) > maxGroupBytes) {
@@ -229,10 +229,14 @@ func (l *sololog) applyGroup(queue []*pending) (*batch, []*pending) {
 			if g.writes.Count() != before {
 				g.err = p.err // half of it is in the batch, which must go
 			}
+			continue
 		}
+		// A version that a caller was told must not come again after a restart,
+		// even if the transaction wrote nothing: it may have deleted nothing.
+		given = given || (len(p.txn.Parts) > 0 && p.txn.Result.Status == command.StatusApplied)
 	}
 	g.version = l.head.clock
-	if g.err == nil && !g.writes.Empty() {
+	if g.err == nil && (given || !g.writes.Empty()) {
 		l.head.save(g.writes)
 		l.ordered.Store(uint64(l.head.clock))
 		if err := g.writes.Apply(); err != nil {

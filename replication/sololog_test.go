@@ -26,6 +26,7 @@ type soloFixture struct {
 	t          *testing.T
 	fs         storage.FS
 	durability storage.Durability
+	clock      base.Clock
 	store      *storage.Store
 	log        *sololog
 }
@@ -47,7 +48,7 @@ func (f *soloFixture) open() {
 	}
 	f.store = store
 	f.log = newSololog(soloConfig{
-		store: store, machines: machines, head: head, clock: time.Now, maxInFlight: 1000,
+		store: store, machines: machines, head: head, clock: f.clock, maxInFlight: 1000,
 		synced: f.durability == storage.Synced, syncInterval: time.Millisecond,
 		logger: slog.New(slog.DiscardHandler),
 	})
@@ -67,7 +68,7 @@ func TestSololog(t *testing.T) {
 	for _, d := range []storage.Durability{storage.Synced, storage.Relaxed} {
 		t.Run(d.String(), func(t *testing.T) {
 			logtest.Run(t, func(t *testing.T) *logtest.Fixture {
-				solo := &soloFixture{t: t, fs: vfs.NewMem(), durability: d}
+				solo := &soloFixture{t: t, fs: vfs.NewMem(), durability: d, clock: testkit.NewClock(time.Time{}).Now}
 				solo.open()
 				t.Cleanup(solo.close)
 				fixture := &logtest.Fixture{Log: solo}

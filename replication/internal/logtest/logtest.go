@@ -48,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) *Fixture) {
 		{"EndedContextAppliesNothing", endedContext},
 		{"CloseRefuses", closeRefuses},
 		{"ReopenKeepsEverything", reopen},
+		{"NoVersionIsGivenTwice", noVersionTwice},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -295,5 +296,19 @@ func reopen(t *testing.T, f *Fixture) {
 		} else {
 			last = v
 		}
+	}
+}
+
+// noVersionTwice gives out a version for a transaction that changes nothing:
+// it must be gone for ever all the same.
+func noVersionTwice(t *testing.T, f *Fixture) {
+	last := f.propose(t, one(0, put("k", "a"))).Version
+	for i := range 3 {
+		res := f.propose(t, one(0, base.Write{Kind: base.WriteDelete, Key: base.K("none", "")}))
+		if res.Version <= last {
+			t.Fatalf("round %d: version %d after %d", i, res.Version, last)
+		}
+		last = res.Version
+		f.Reopen()
 	}
 }
