@@ -135,11 +135,7 @@ func (s *Store) openReadOnly() (err error) {
 	opts.Logger = s.events
 	opts.ReadOnly = true
 	opts.ErrorIfNotExists = true
-	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
-	if err := checkLogs(s.fs, dir); err != nil {
-		return err
-	}
-	s.db, err = pebble.Open(dir, opts)
+	s.db, err = pebble.Open(s.fs.PathJoin(s.cfg.Dir, dataDir), opts)
 	if cause := s.fence.err(); err == nil && cause != nil {
 		err = cause
 	}

@@ -157,11 +157,7 @@ func (s *Store) openEngine(fresh bool) (err error) {
 	opts.EventListener = s.events.events()
 	opts.ErrorIfNotExists = !fresh
 	opts.ErrorIfNotPristine = fresh
-	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
-	if err := checkLogs(s.fs, dir); err != nil {
-		return err
-	}
-	s.db, err = pebble.Open(dir, opts)
+	s.db, err = pebble.Open(s.fs.PathJoin(s.cfg.Dir, dataDir), opts)
 	return openError(err)
 }
 
