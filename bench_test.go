@@ -61,6 +61,7 @@ func workloads() []workload {
 		workload{"Get/cached", 1, 1, ">= 1, < 1 us", cachedGetWorkload},
 		workload{"Get/uncached", 1, 1, ">= 0.8", uncachedGetWorkload},
 		workload{"Scan100/primary", 1, scanItems, ">= 0.7", primaryScanWorkload},
+		workload{"Scan100/owned", 1, scanItems, "raw copies too", ownedScanWorkload},
 		workload{"Scan100/across", 1, scanItems, "< 500 us", acrossScanWorkload},
 	)
 }
@@ -145,7 +146,9 @@ func BenchmarkMemory1M(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		configured := cache.DefaultMemTableBytes + cache.DefaultBlockCacheBytes + cache.DefaultReadCacheBytes
+		// The engine holds two memtables: the active one, and one that is
+		// flushed or kept for reuse.
+		configured := 2*cache.DefaultMemTableBytes + cache.DefaultBlockCacheBytes + cache.DefaultReadCacheBytes
 		b.ReportMetric(float64(rssBytes(b)-int64(configured))/(1<<20), "MB-over-caches")
 		b.ReportMetric(float64(rssBytes(b))/(1<<20), "MB-RSS")
 		if err := c.Close(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -163,9 +164,9 @@ func warm(tb testing.TB, op operation, n int) {
 	}
 }
 
-// kept keeps the compiler from dropping what a benchmark reads. The workloads
-// that write it have one worker.
-var kept []byte
+// kept and keptKey keep the compiler from dropping what a benchmark reads. The
+// workloads that write them have one worker.
+var kept, keptKey []byte
 
 func cachedGetWorkload(tb testing.TB) (raw, ours operation) {
 	return getWorkload(tb, hotKeys, cache.StorageOptions{})
@@ -176,22 +177,29 @@ func uncachedGetWorkload(tb testing.TB) (raw, ours operation) {
 }
 
 func primaryScanWorkload(tb testing.TB) (raw, ours operation) {
-	return scanWorkload(tb, scanGroups, func(start cache.Key) cache.Range { return cache.Primary(start.Primary) })
+	return scanWorkload(tb, scanGroups, false, inPrimary)
+}
+
+func ownedScanWorkload(tb testing.TB) (raw, ours operation) {
+	return scanWorkload(tb, scanGroups, true, inPrimary)
 }
 
 func acrossScanWorkload(tb testing.TB) (raw, ours operation) {
-	return scanWorkload(tb, benchKeys, func(start cache.Key) cache.Range { return cache.Range{Start: start} })
+	return scanWorkload(tb, benchKeys, false, func(start cache.Key) cache.Range { return cache.Range{Start: start} })
 }
 
+func inPrimary(start cache.Key) cache.Range { return cache.Primary(start.Primary) }
+
 // scanWorkload reads 100 items in order, of one primary or of as many primaries
-// as there are. The raw side has no shards to merge; it looks at keys and
-// values but copies none.
-func scanWorkload(tb testing.TB, groups int, from func(cache.Key) cache.Range) (raw, ours operation) {
+// as there are. The raw side has no shards to merge. It looks at keys and
+// values in place or, if owned, copies them for the caller to keep, as the
+// cache always does.
+func scanWorkload(tb testing.TB, groups int, owned bool, from func(cache.Key) cache.Range) (raw, ours operation) {
 	data, db := newTestData(groups), benchRaw(tb)
 	c := benchCache(tb, cache.StorageOptions{Durability: cache.Relaxed})
 	loadBoth(tb, data, db, c)
 	starts := groups * 9 / 10 // from there on 100 items follow on either side
-	raw = func(r *rand.Rand) error { return rawScan(db, data.rawKeys[r.IntN(starts)]) }
+	raw = func(r *rand.Rand) error { return rawScan(db, data.rawKeys[r.IntN(starts)], owned) }
 	ours = func(r *rand.Rand) error {
 		n := 0
 		for item, err := range c.RangeScan(context.Background(), from(data.keys[r.IntN(starts)]), cache.Limit(scanItems)) {
@@ -206,18 +214,22 @@ func scanWorkload(tb testing.TB, groups int, from func(cache.Key) cache.Range) (
 	return raw, ours
 }
 
-func rawScan(db *pebble.DB, from []byte) error {
+func rawScan(db *pebble.DB, from []byte, owned bool) error {
 	it, err := db.NewIter(nil)
 	if err != nil {
 		return err
 	}
-	n, total := 0, 0
+	n := 0
 	for ok := it.SeekGE(from); ok && n < scanItems; ok = it.Next() {
+		key := it.Key()
 		value, err := it.ValueAndErr()
 		if err != nil {
 			break // Close returns it
 		}
-		total += len(it.Key()) + len(value)
+		if owned {
+			key, value = slices.Clone(key), slices.Clone(value)
+		}
+		keptKey, kept = key, value
 		n++
 	}
 	if err := it.Close(); err != nil {

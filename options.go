@@ -120,8 +120,8 @@ type StorageOptions struct {
 	// use it.
 	SyncInterval time.Duration
 	// MemTableBytes is how much is collected in memory before it is written as
-	// a table file, 1 MiB to 2 GiB, default 64 MiB. A few such tables exist at
-	// once under load.
+	// a table file, 1 MiB to 2 GiB, default 64 MiB. Two such tables exist at
+	// once, three when writes come faster than they can be flushed.
 	MemTableBytes int64
 	// BlockCacheBytes is the memory for blocks of table files, default
 	// 128 MiB.
