@@ -521,7 +521,7 @@ func TestFailedRestoreLeavesNothing(t *testing.T) {
 				if len(must(mem.List(cfg.Dir))) > 0 && len(physical(t, streamSnapshot(t, store))) > 0 {
 					t.Errorf("operation %d: a failed restore left a store with data", n)
 				}
-				mustCloseAfter(t, store)
+				t.Cleanup(func() { _ = store.Close() })
 			}
 		}
 		if failed < 20 {
@@ -529,8 +529,6 @@ func TestFailedRestoreLeavesNothing(t *testing.T) {
 		}
 	}
 }
-
-func mustCloseAfter(t *testing.T, s *Store) { t.Cleanup(func() { _ = s.Close() }) }
 
 func TestRestoreKeepsTheEmptyDirectory(t *testing.T) {
 	s := openStream(t, Config{})

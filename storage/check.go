@@ -135,7 +135,14 @@ func (s *Store) openReadOnly() (err error) {
 	opts.Logger = s.events
 	opts.ReadOnly = true
 	opts.ErrorIfNotExists = true
-	s.db, err = pebble.Open(s.fs.PathJoin(s.cfg.Dir, dataDir), opts)
+	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
+	if err := checkSeal(s.fs, s.cfg.Dir); err != nil {
+		return err
+	}
+	if err := checkLogs(s.fs, dir); err != nil {
+		return err
+	}
+	s.db, err = pebble.Open(dir, opts)
 	if cause := s.fence.err(); err == nil && cause != nil {
 		err = cause
 	}

@@ -126,6 +126,8 @@ type Config struct {
 	// OnFence is called at most once, when the store was fenced, on a
 	// goroutine of the store. It must not call Close.
 	OnFence func(error)
+
+	inMemory bool // Dir was ""
 }
 
 // withDefaults returns the config with every zero field filled in.
@@ -133,6 +135,7 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Dir == "" {
 		cfg.FS = vfs.NewMem()
 		cfg.Dir = memDir
+		cfg.inMemory = true
 		cfg.Durability = Volatile
 		cfg.DiskReserveBytes = -1
 	}

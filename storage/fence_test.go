@@ -109,7 +109,7 @@ func (f *diskFault) clone() *diskFault {
 
 func testDiskFailure(t *testing.T, fault *diskFault, durability Durability) {
 	mem := vfs.NewCrashableMem()
-	cfg := memConfig(errorfs.Wrap(mem, fault))
+	cfg := memConfig(faulty(mem, fault))
 	cfg.Durability = durability
 	var told atomic.Int32
 	cfg.OnFence = func(err error) { told.Add(1) }
@@ -223,7 +223,7 @@ func (w *ackedWriters) check(t *testing.T, fs *vfs.MemFS, durability Durability)
 // TestFenceWhileIdle: a failure nobody waits for is noticed all the same.
 func TestFenceOnFlush(t *testing.T) {
 	fault := &diskFault{kinds: opMake, file: ".sst", nth: 1, err: syscall.EIO}
-	s := mustOpen(t, memConfig(errorfs.Wrap(vfs.NewMem(), fault)))
+	s := mustOpen(t, memConfig(faulty(vfs.NewMem(), fault)))
 	mustPut(t, s, 0, base.K("a", ""), 1, "x")
 	fault.armed.Store(true)
 	wantErr(t, "Flush", s.Flush(t.Context()), base.ErrUnavailable)
@@ -234,7 +234,7 @@ func TestFenceOnFlush(t *testing.T) {
 // TestFailureOfClose: what fails while closing is an error of Close.
 func TestFailureOfClose(t *testing.T) {
 	fault := &diskFault{kinds: opSync, file: ".sst", nth: 1, err: syscall.EIO}
-	s := mustOpen(t, memConfig(errorfs.Wrap(vfs.NewMem(), fault)))
+	s := mustOpen(t, memConfig(faulty(vfs.NewMem(), fault)))
 	mustPut(t, s, 0, base.K("a", ""), 1, "x")
 	fault.armed.Store(true)
 	wantErr(t, "Close", s.Close(), base.ErrUnavailable)
@@ -252,7 +252,7 @@ func TestFailureOfOpen(t *testing.T) {
 				nth:   nth, err: errno, lasts: true,
 			}
 			fault.armed.Store(true)
-			s, err := Open(memConfig(errorfs.Wrap(mem, fault)))
+			s, err := Open(memConfig(faulty(mem, fault)))
 			if err == nil {
 				if err := s.Close(); err != nil { // it writes too
 					wantErr(t, "Close", err, want)
@@ -346,4 +346,23 @@ func TestStallEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// injectFS is errorfs.FS with faults in reused files too, which that forgets
+// to wrap: the engine reuses its logs.
+type injectFS struct {
+	*errorfs.FS
+	inj errorfs.Injector
+}
+
+func faulty(fs vfs.FS, inj errorfs.Injector) vfs.FS { return injectFS{errorfs.Wrap(fs, inj), inj} }
+
+func (fs injectFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := fs.inj.MaybeError(errorfs.Op{Kind: errorfs.OpReuseForWrite, Path: newname}); err != nil {
+		return nil, err
+	}
+	if err := fs.Unwrap().Rename(oldname, newname); err != nil {
+		return nil, err
+	}
+	return fs.OpenReadWrite(newname, category)
 }

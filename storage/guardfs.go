@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
@@ -40,6 +41,8 @@ type guardFS struct {
 	budget  atomic.Int64
 	waiting atomic.Int32
 	onFull  func()
+	// seal is told of every sync of a manifest; nil: nobody needs to know.
+	seal *seal
 	// patient says whether writes wait for space; before the store is open
 	// and once it is closing they fail instead.
 	patient atomic.Bool
@@ -50,6 +53,7 @@ type guardFS struct {
 
 const (
 	tableSuffix, blobSuffix = ".sst", ".blob"
+	logSuffix               = ".log"
 	compactionCategory      = "pebble-compaction"
 	blobRewriteCategory     = "pebble-blob-file-rewrite"
 )
@@ -150,13 +154,17 @@ func (g *guardFS) ghostFile(name string, category vfs.DiskWriteCategory) (vfs.Fi
 }
 
 func (g *guardFS) wrap(f vfs.File, name string, compaction bool) vfs.File {
-	return &guardFile{
+	file := &guardFile{
 		File:       f,
 		g:          g,
 		name:       name,
 		table:      strings.HasSuffix(name, tableSuffix) || strings.HasSuffix(name, blobSuffix),
 		compaction: compaction,
 	}
+	if number, ok := manifestNumber(name); ok && g.seal != nil {
+		file.manifest = &manifestDigest{number: number, hash: xxhash.New()}
+	}
+	return file
 }
 
 // OpenReadWrite implements vfs.FS.
@@ -268,6 +276,23 @@ type guardFile struct {
 	// writes it. A data file that the fence caught half written gets errors,
 	// so that it is written anew, to the ghost; all other files get success.
 	table, compaction bool
+	// manifest is what was written of a manifest; nil for other files.
+	manifest *manifestDigest
+}
+
+// manifestDigest is what the seal of a manifest will say.
+type manifestDigest struct {
+	number uint64
+	size   uint64
+	hash   *xxhash.Digest
+}
+
+// add takes what is about to be appended.
+func (d *manifestDigest) add(p []byte) {
+	if d != nil {
+		d.size += uint64(len(p))
+		_, _ = d.hash.Write(p)
+	}
 }
 
 // lost is what becomes of an operation on a dead disk.
@@ -280,6 +305,7 @@ func (f *guardFile) lost() error {
 
 // Write implements vfs.File.
 func (f *guardFile) Write(p []byte) (int, error) {
+	f.manifest.add(p)
 	return f.write(p, func(done int) (int, error) { return f.File.Write(p[done:]) })
 }
 
@@ -320,7 +346,21 @@ func (f *guardFile) sync(fn func() error) error {
 		f.g.fail("sync", f.name, err)
 		return f.lost()
 	}
+	if f.manifest != nil {
+		f.sealManifest()
+	}
 	return nil
+}
+
+// sealManifest makes the seal agree with the manifest before the engine may
+// go on. A failure fences, so nothing needs to be returned.
+func (f *guardFile) sealManifest() {
+	if !f.g.attempt("seal", f.name, func() error { return f.g.seal.write(f.manifest) }) {
+		return
+	}
+	if err := f.g.seal.sync(); err != nil {
+		f.g.fail("sync the seal of", f.name, err)
+	}
 }
 
 // Sync implements vfs.File.

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/invariants"
 	"github.com/distributedcache/cache/internal/testkit"
 )
 
@@ -110,7 +111,7 @@ func TestDiskFull(t *testing.T) {
 		t.Run(file, func(t *testing.T) {
 			mem := vfs.NewMem()
 			fault := &diskFault{kinds: append(append([]errorfs.OpKind{}, opWrite...), opMake...), file: file, nth: 1, lasts: true, err: syscall.ENOSPC}
-			cfg := memConfig(errorfs.Wrap(mem, fault))
+			cfg := memConfig(faulty(mem, fault))
 			cfg.DiskPollInterval = time.Millisecond
 			s := mustOpen(t, cfg)
 			mustPut(t, s, 0, base.K("a", ""), 1, "x")
@@ -146,7 +147,7 @@ func TestCloseWithFullDisk(t *testing.T) {
 	for _, file := range []string{".log", ".sst", "MANIFEST"} {
 		mem := vfs.NewMem()
 		fault := &diskFault{kinds: append(append([]errorfs.OpKind{}, opWrite...), opMake...), file: file, nth: 1, lasts: true, err: syscall.ENOSPC}
-		cfg := memConfig(errorfs.Wrap(mem, fault))
+		cfg := memConfig(faulty(mem, fault))
 		cfg.DiskPollInterval = time.Millisecond
 		s := mustOpen(t, cfg)
 		mustPut(t, s, 0, base.K("a", ""), 1, "x")
@@ -182,13 +183,13 @@ func (b *budgetFS) String() string { return "budget" }
 func TestDiskFullAnywhere(t *testing.T) {
 	r := testkit.Rand(t)
 	rounds := 100
-	if testing.Short() {
+	if testing.Short() || invariants.Enabled {
 		rounds = 20
 	}
 	for round := range rounds {
 		mem, budget := vfs.NewMem(), &budgetFS{}
 		budget.left.Store(1 << 40)
-		cfg := memConfig(errorfs.Wrap(mem, budget))
+		cfg := memConfig(faulty(mem, budget))
 		cfg.DiskPollInterval = time.Millisecond
 		s := mustOpen(t, cfg)
 		budget.left.Store(r.Int64N(200))

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -113,7 +114,7 @@ func open(cfg Config) (*Store, error) {
 	s.cache = newBlockCache(cfg)
 	err = s.openEngine(fresh)
 	if err == nil && fresh {
-		err = s.writeIdentity()
+		err = errors.Join(s.renewLog(), s.writeIdentity())
 	}
 	if cause := s.fence.err(); cause != nil {
 		err = cause
@@ -157,8 +158,30 @@ func (s *Store) openEngine(fresh bool) (err error) {
 	opts.EventListener = s.events.events()
 	opts.ErrorIfNotExists = !fresh
 	opts.ErrorIfNotPristine = fresh
-	s.db, err = pebble.Open(s.fs.PathJoin(s.cfg.Dir, dataDir), opts)
+	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
+	if !fresh {
+		if err := checkSeal(s.fs, s.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	if err := checkLogs(s.fs, dir); err != nil {
+		return err
+	}
+	if s.fs.seal, err = openSeal(s.cfg.FS, s.cfg.Dir); err != nil {
+		return typed("open "+sealFile, err)
+	}
+	s.db, err = pebble.Open(dir, opts)
 	return openError(err)
+}
+
+// renewLog makes a new engine begin its second log. It begins the first one
+// before it has the newest format, in one that has no marks, without which
+// rot in the log cannot be told from its end; see checkLogs.
+func (s *Store) renewLog() error {
+	if s.cfg.Durability == Volatile {
+		return nil
+	}
+	return s.flush(context.Background())
 }
 
 // openError types what opening the engine can fail with.
@@ -215,7 +238,7 @@ func (s *Store) closeEngine() (err error) {
 		err = s.closeDB()
 	}
 	s.cache.Unref()
-	return err
+	return errors.Join(err, s.ioError("close "+sealFile, s.fs.seal.close()))
 }
 
 func (s *Store) closeDB() (err error) {

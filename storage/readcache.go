@@ -49,8 +49,12 @@ const (
 	// stripeCount makes it rare that two keys of one batch share a stripe; a
 	// stripe takes one cache line.
 	stripeCount = 4096
-	// doorkeeperSlots is about how many misses are remembered.
-	doorkeeperSlots = 1 << 16
+	// The doorkeeper remembers about as many misses as the cache has room for
+	// records of doorkeeperBytes: a key that misses more rarely than that
+	// would not stay in the cache anyway.
+	doorkeeperBytes    = 512
+	minDoorkeeperSlots = 1 << 10
+	maxDoorkeeperSlots = 1 << 18
 	// entryOverheadBytes is what an entry costs besides its key and value.
 	entryOverheadBytes = 160
 	// maxEntryShare: a record larger than the cache divided by this would
@@ -74,7 +78,7 @@ func newReadCache(maxBytes int64, log *slog.Logger) *readCache {
 	c := &readCache{
 		seed:       maphash.MakeSeed(),
 		stripes:    make([]stripe, stripeCount),
-		doorkeeper: make([]atomic.Uint32, doorkeeperSlots),
+		doorkeeper: make([]atomic.Uint32, min(max(maxBytes/doorkeeperBytes, minDoorkeeperSlots), maxDoorkeeperSlots)),
 		maxBytes:   int(maxBytes / maxEntryShare),
 	}
 	c.entries = otter.Must(&otter.Options[cacheKey, *cached]{
@@ -132,7 +136,7 @@ func (c *readCache) get(shard base.ShardID, key base.Key) (*cached, ticket) {
 	}
 	st.misses.Add(1)
 	fingerprint := uint32(hash>>32) | 1
-	slot := &c.doorkeeper[hash/stripeCount%doorkeeperSlots]
+	slot := &c.doorkeeper[hash/stripeCount%uint64(len(c.doorkeeper))]
 	if slot.Load() == fingerprint {
 		return nil, ticket{hash: hash, seq: seq, ok: true}
 	}

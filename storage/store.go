@@ -1,10 +1,13 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -283,13 +286,42 @@ func (s *Store) close() error {
 	s.gate.shut()
 	s.tasks.Wait()
 	err := s.fence.err()
-	if err == nil {
+	if err == nil && !s.cfg.inMemory {
 		err = s.flush(context.Background())
 	}
 	close(s.fs.release)
-	err = errors.Join(err, s.closeHandles(), s.closeWithin(closePatience))
+	err = firstError(err, s.closeHandles(), s.closeWithin(closePatience))
+	err = firstError(err, s.fence.err()) // the very last write may have failed
 	s.reads.close()
-	return errors.Join(err, s.lock.Close())
+	if err == nil {
+		s.removeOldLogs()
+	}
+	return firstError(err, typed("unlock", s.lock.Close()))
+}
+
+// firstError returns the first of its arguments that is an error.
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeOldLogs removes the logs that the engine kept to reuse their space.
+// After a flush nothing needs them, and rot in them would only raise alarm.
+func (s *Store) removeOldLogs() {
+	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
+	names, err := s.fs.List(dir)
+	if err != nil {
+		return
+	}
+	logs := slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, logSuffix) })
+	slices.SortFunc(logs, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
+	for _, name := range logs[:max(len(logs)-1, 0)] {
+		_ = s.fs.Remove(s.fs.PathJoin(dir, name))
+	}
 }
 
 // closeWithin closes the engine. That of a fenced store is left behind if it
@@ -332,17 +364,16 @@ func (s *Store) release(h handle) error {
 // closeHandles closes the scanners, then the snapshots they read from.
 func (s *Store) closeHandles() error {
 	s.open.Lock()
-	defer s.open.Unlock()
+	open := s.open.handles
+	s.open.handles = nil // nobody registers any more: the gate is shut
+	s.open.Unlock()
 	var errs []error
-	for h := range s.open.handles {
-		if _, ok := h.(*Scanner); ok {
-			errs = append(errs, s.ioError("close", h.closeHandle()))
-			delete(s.open.handles, h)
+	for _, scanners := range []bool{true, false} {
+		for h := range open {
+			if _, ok := h.(*Scanner); ok == scanners {
+				errs = append(errs, s.ioError("close", h.closeHandle()))
+			}
 		}
 	}
-	for h := range s.open.handles {
-		errs = append(errs, s.ioError("close", h.closeHandle()))
-	}
-	clear(s.open.handles)
 	return errors.Join(errs...)
 }

@@ -196,7 +196,7 @@ func TestOpenNotWritable(t *testing.T) {
 			if existing {
 				mustClose(t, mustOpen(t, memConfig(mem)))
 			}
-			cfg := memConfig(errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			cfg := memConfig(faulty(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 				if op.Kind == kind {
 					return denied(op, op.Path)
 				}
@@ -333,6 +333,7 @@ func TestStats(t *testing.T) {
 	if err := s.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	s.reads.entries.CleanUp() // it counts in the background
 	st := s.Stats()
 	if st.DiskBytes <= 0 || st.Flushes < 1 || st.ReadCacheHits < 5 || st.ReadCacheMisses < 2 || st.ReadCacheItems != 1 || st.ReadCacheBytes <= 0 {
 		t.Fatalf("%+v", st)
@@ -350,4 +351,19 @@ func TestLogs(t *testing.T) {
 	if !strings.Contains(out.String(), "memtable flushed") {
 		t.Errorf("logged: %s", out.String())
 	}
+}
+
+// TestDirectoryLikeThoseInMemory: the name of a directory does not make it
+// one in memory.
+func TestDirectoryLikeThoseInMemory(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	cfg := memConfig(mem)
+	cfg.Dir, cfg.Durability = memDir, Volatile
+	s := mustOpen(t, cfg)
+	mustPut(t, s, 0, base.K("a", ""), 1, "x")
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.FS = mem.CrashClone(vfs.CrashCloneCfg{})
+	wantGet(t, mustOpen(t, cfg), 0, base.K("a", ""), 1, "x")
 }

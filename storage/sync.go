@@ -16,7 +16,7 @@ func (s *Store) Sync() error {
 	}
 	defer s.leave()
 	switch {
-	case s.cfg.Dir == memDir:
+	case s.cfg.inMemory:
 		return nil
 	case s.cfg.Durability == Volatile:
 		return s.flushes.do(func() error { return s.flush(context.Background()) })
