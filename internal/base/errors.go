@@ -97,8 +97,10 @@ type Error struct {
 // Error returns one line that names the operation, the key and the cause.
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString("cache: ")
-	b.WriteString(e.Op)
+	b.WriteString("cache")
+	if e.Op != "" {
+		b.WriteString(": " + e.Op)
+	}
 	if !e.Key.IsZero() {
 		b.WriteByte(' ')
 		b.WriteString(e.Key.String())

@@ -10,6 +10,10 @@ type ShardID uint16
 // MaxShards is the largest shard count a directory may be created with.
 const MaxShards = 1024
 
+// CatalogShard is the shard of what a cluster records about itself. It comes
+// after every shard that keys can live on.
+const CatalogShard ShardID = MaxShards
+
 // WriteKind says what a Write does.
 type WriteKind uint8
 
