@@ -16,6 +16,9 @@ var ErrMalformed = errors.New("malformed bytes")
 // AppendUvarint appends v in variable length.
 func AppendUvarint(buf []byte, v uint64) []byte { return binary.AppendUvarint(buf, v) }
 
+// AppendUint32 appends v in 4 bytes, most significant first.
+func AppendUint32(buf []byte, v uint32) []byte { return binary.BigEndian.AppendUint32(buf, v) }
+
 // AppendUint64 appends v in 8 bytes, most significant first.
 func AppendUint64(buf []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(buf, v) }
 
@@ -81,6 +84,17 @@ func (r *Reader) Byte() byte {
 	return b
 }
 
+// Uint32 reads 4 bytes, most significant first.
+func (r *Reader) Uint32() uint32 {
+	if len(r.buf) < 4 {
+		r.Fail("cut short")
+		return 0
+	}
+	v := binary.BigEndian.Uint32(r.buf)
+	r.buf = r.buf[4:]
+	return v
+}
+
 // Uint64 reads 8 bytes, most significant first.
 func (r *Reader) Uint64() uint64 {
 	if len(r.buf) < 8 {
@@ -95,6 +109,11 @@ func (r *Reader) Uint64() uint64 {
 // Uvarint reads a number in variable length. Only the shortest encoding is
 // accepted, so that equal values have equal bytes.
 func (r *Reader) Uvarint() uint64 {
+	if len(r.buf) > 0 && r.buf[0] < 0x80 { // most numbers are small
+		v := r.buf[0]
+		r.buf = r.buf[1:]
+		return uint64(v)
+	}
 	v, n := binary.Uvarint(r.buf)
 	if n <= 0 {
 		r.Fail("bad number")

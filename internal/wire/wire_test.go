@@ -18,6 +18,7 @@ func TestGolden(t *testing.T) {
 		"7f":                   wire.AppendUvarint(nil, 127),
 		"8001":                 wire.AppendUvarint(nil, 128),
 		"ffffffffffffffffff01": wire.AppendUvarint(nil, math.MaxUint64),
+		"01020304":             wire.AppendUint32(nil, 0x01020304),
 		"0102030405060708":     wire.AppendUint64(nil, 0x0102030405060708),
 		"aa03616263":           wire.AppendBytes([]byte{0xaa}, []byte("abc")),
 		"0161":                 wire.AppendString(nil, "a"),
@@ -71,6 +72,7 @@ func TestRefuses(t *testing.T) {
 		read func(*wire.Reader)
 	}{
 		"no byte":          {nil, func(r *wire.Reader) { r.Byte() }},
+		"short uint32":     {long[:3], func(r *wire.Reader) { r.Uint32() }},
 		"short uint64":     {long[:7], func(r *wire.Reader) { r.Uint64() }},
 		"no number":        {nil, func(r *wire.Reader) { r.Uvarint() }},
 		"cut number":       {[]byte{0x80}, func(r *wire.Reader) { r.Uvarint() }},
