@@ -7,6 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/internal/keyenc"
 )
 
@@ -180,7 +181,7 @@ func (b *Batch) commit() (err error) {
 	if err != nil {
 		return b.s.ioError("apply", err)
 	}
-	return b.s.fence.err()
+	return b.s.fence.Err()
 }
 
 // crashed fences the store if committing panicked. The engine may have left
@@ -192,9 +193,9 @@ func (b *Batch) crashed(err *error) {
 			cause = fmt.Errorf("%v", r)
 		}
 		b.s.cfg.Logger.Error("storage engine panicked", "during", "apply", "panic", r)
-		b.s.fence.trip(typed("apply", cause))
+		b.s.fence.Trip(diskio.Typed("apply", cause))
 		b.synced = false // nobody will ever signal it
-		*err = b.s.fence.err()
+		*err = b.s.fence.Err()
 	}
 }
 
@@ -205,10 +206,10 @@ func (b *Batch) Wait() error {
 	if b.synced {
 		b.synced = false
 		if err := b.b.SyncWait(); err != nil {
-			b.s.fence.trip(typed("sync the log", err))
+			b.s.fence.Trip(diskio.Typed("sync the log", err))
 		}
 	}
-	return b.s.fence.err()
+	return b.s.fence.Err()
 }
 
 // Release gives the batch back. It must not be used afterwards.
@@ -217,7 +218,7 @@ func (b *Batch) Release() {
 		_ = b.Wait() // the log still writes into the batch
 	}
 	s := b.s
-	if b.applied && s.fence.err() != nil {
+	if b.applied && s.fence.Err() != nil {
 		return // the engine may still hold on to it
 	}
 	b.b.Reset()

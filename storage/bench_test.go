@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/internal/keyenc"
 )
 
@@ -30,7 +31,7 @@ func openRaw(b *testing.B, cfg Config) *pebble.DB {
 	cache := pebble.NewCache(cfg.BlockCacheBytes)
 	defer cache.Unref()
 	opts := engineOptions(cfg, cache)
-	opts.Logger = &engineLog{log: cfg.Logger, fence: newFence()}
+	opts.Logger = &engineLog{log: cfg.Logger, fence: diskio.NewFence()}
 	db, err := pebble.Open(cfg.Dir, opts)
 	if err != nil {
 		b.Fatal(err)

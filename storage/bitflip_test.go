@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/internal/invariants"
 	"github.com/distributedcache/cache/internal/testkit"
 )
@@ -138,7 +139,7 @@ func (d *rotDir) inject(t *testing.T, r *rand.Rand, path, kind string) (*vfs.Mem
 	if err == nil {
 		_, err = out.Write(buf)
 	}
-	if err := errors.Join(err, out.Sync(), out.Close(), syncDir(copied, copied.PathDir(path))); err != nil {
+	if err := errors.Join(err, out.Sync(), out.Close(), diskio.SyncDir(copied, copied.PathDir(path))); err != nil {
 		t.Fatal(err)
 	}
 	return copied, f
@@ -158,7 +159,7 @@ func readWhole(t *testing.T, fs vfs.FS, path string) []byte {
 }
 
 // rotTailBatches is how many of the newest synced batches damage inside a log
-// may cost without being noticed; see checkLogs.
+// may cost without being noticed; see diskio.CheckLogs.
 const rotTailBatches = 3
 
 // What became of a fault.

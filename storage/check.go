@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/internal/keyenc"
 )
 
@@ -72,7 +73,7 @@ func (c *checker) run(ctx context.Context) error {
 	if info, err := fsys.Stat(c.cfg.Dir); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return fmt.Errorf("%w: %s is not a data directory", base.ErrInvalid, c.cfg.Dir)
 	} else if err != nil {
-		return typed("check", err)
+		return diskio.Typed("check", err)
 	}
 	id, err := readIdentity(fsys, c.cfg.Dir)
 	switch {
@@ -86,13 +87,13 @@ func (c *checker) run(ctx context.Context) error {
 		c.problem("%v", err)
 		return nil
 	case err != nil:
-		return typed("check", err)
+		return diskio.Typed("check", err)
 	}
 	lock, err := lockDir(c.cfg)
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.checkEngine(ctx, id), typed("check", lock.Close()))
+	return errors.Join(c.checkEngine(ctx, id), diskio.Typed("check", lock.Close()))
 }
 
 // checkEngine opens the engine without changing it, and looks at all of it.
@@ -136,14 +137,14 @@ func (s *Store) openReadOnly() (err error) {
 	opts.ReadOnly = true
 	opts.ErrorIfNotExists = true
 	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
-	if err := checkSeal(s.fs, s.cfg.Dir); err != nil {
+	if err := diskio.CheckSeal(s.fs, s.cfg.Dir, dir); err != nil {
 		return err
 	}
-	if err := checkLogs(s.fs, dir); err != nil {
+	if err := diskio.CheckLogs(s.fs, dir); err != nil {
 		return err
 	}
 	s.db, err = pebble.Open(dir, opts)
-	if cause := s.fence.err(); err == nil && cause != nil {
+	if cause := s.fence.Err(); err == nil && cause != nil {
 		err = cause
 	}
 	return openError(err)
@@ -214,10 +215,12 @@ func shardRanges(shards int) []shardRange {
 			upper: keyenc.AppendShardEnd(nil, shard),
 		})
 	}
-	ranges = append(ranges, shardRange{
-		lower: keyenc.AppendShardStart(nil, NodeShard),
-		upper: keyenc.AppendShardEnd(nil, NodeShard),
-	})
+	for _, shard := range []base.ShardID{base.CatalogShard, NodeShard} {
+		ranges = append(ranges, shardRange{
+			lower: keyenc.AppendShardStart(nil, shard),
+			upper: keyenc.AppendShardEnd(nil, shard),
+		})
+	}
 	var gaps []shardRange
 	var lower []byte
 	for _, r := range ranges {

@@ -26,6 +26,9 @@ const NodeShard base.ShardID = 0xFFFF
 // FS is the file system a store lives on. Tests pass their own.
 type FS = vfs.FS
 
+// OSFS returns the file system of the operating system.
+func OSFS() FS { return vfs.Default }
+
 // Durability says when an applied batch is on disk.
 type Durability int
 
@@ -103,6 +106,10 @@ type Config struct {
 	// NodeID names the node. "" takes what the directory has, or generates
 	// one for a new directory.
 	NodeID string
+	// ClusterID is the cluster that the directory belongs to, "" for that of a node
+	// by itself. A directory of another cluster, or of any if this is "", is refused;
+	// one of a node by itself becomes one of the cluster by SetCluster only.
+	ClusterID string
 	// Shards is the shard count. 0 takes what the directory has, or
 	// DefaultShards for a new one. It never changes afterwards.
 	Shards     int

@@ -33,7 +33,7 @@
 //
 // Locks are leaves: nothing of the engine is called and no other lock taken
 // while one is held, with two exceptions: stripe.mu of the read cache, under
-// which the cache takes its own, and seal.mu, under which the seal is written.
+// which the cache takes its own, and that of the seal, under which the seal is written.
 // A listener of the engine runs with the engine's locks
 // held and calls only fence.trip, Store.poke and the logger. The gate (see
 // gate.go) is no lock: it may be entered again by whoever is inside.

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 )
 
 // How the engine is tuned.
@@ -73,7 +74,7 @@ func newBlockCache(cfg Config) *pebble.Cache {
 // engineLog receives what the engine logs and its events.
 type engineLog struct {
 	log   *slog.Logger
-	fence *fence
+	fence *diskio.Fence
 	// wake makes the maintenance goroutine look at the engine.
 	wake func()
 
@@ -98,7 +99,7 @@ func (l *engineLog) Fatalf(format string, args ...any) {
 			err = fmt.Errorf("%s: %w", err.Error(), cause)
 		}
 	}
-	l.fence.trip(typed("storage engine", err))
+	l.fence.Trip(diskio.Typed("storage engine", err))
 }
 
 func (l *engineLog) logf(level slog.Level, format string, args []any) {
@@ -141,17 +142,17 @@ func (l *engineLog) backgroundDone(err error) {
 // backgroundError judges a failed flush or compaction, which the engine will
 // try again at once.
 func (l *engineLog) backgroundError(err error) {
-	if l.fence.err() != nil || errors.Is(err, base.ErrClosed) {
+	if l.fence.Err() != nil || errors.Is(err, base.ErrClosed) {
 		runtime.Gosched()
 		return
 	}
 	l.log.Warn("background work of the storage engine failed", "error", err)
 	switch {
 	case pebble.IsCorruptionError(err):
-		l.fence.trip(typed("background work", err))
-	case isNoSpace(err):
+		l.fence.Trip(diskio.Typed("background work", err))
+	case diskio.IsNoSpace(err):
 	case l.failures.Add(1) >= maxBackgroundFailures:
-		l.fence.trip(typed("background work failed again and again", err))
+		l.fence.Trip(diskio.Typed("background work failed again and again", err))
 	}
 }
 

@@ -325,7 +325,7 @@ func TestBackgroundFailures(t *testing.T) {
 func TestStallEnds(t *testing.T) {
 	for what, end := range map[string]func(s *Store){
 		"caught up": func(s *Store) { s.poke() },
-		"fenced":    func(s *Store) { s.fence.trip(base.ErrUnavailable) },
+		"fenced":    func(s *Store) { s.fence.Trip(base.ErrUnavailable) },
 		"closed":    func(s *Store) { _ = s.Close() },
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 )
 
 // guardFS stands between the engine and the disk and is where a failed disk
@@ -33,7 +33,7 @@ import (
 // and the store refuses new writes meanwhile.
 type guardFS struct {
 	vfs.FS
-	fence *fence
+	fence *diskio.Fence
 	ghost *vfs.MemFS
 	// budget is how much may be written before the free space must be looked
 	// at again, waiting how many writes wait for space. onFull is called when
@@ -42,7 +42,7 @@ type guardFS struct {
 	waiting atomic.Int32
 	onFull  func()
 	// seal is told of every sync of a manifest; nil: nobody needs to know.
-	seal *seal
+	seal *diskio.Seal
 	// patient says whether writes wait for space; before the store is open
 	// and once it is closing they fail instead.
 	patient atomic.Bool
@@ -58,7 +58,7 @@ const (
 	blobRewriteCategory     = "pebble-blob-file-rewrite"
 )
 
-func newGuardFS(inner vfs.FS, f *fence, retry time.Duration) *guardFS {
+func newGuardFS(inner vfs.FS, f *diskio.Fence, retry time.Duration) *guardFS {
 	return &guardFS{
 		FS:      inner,
 		fence:   f,
@@ -69,7 +69,7 @@ func newGuardFS(inner vfs.FS, f *fence, retry time.Duration) *guardFS {
 	}
 }
 
-func (g *guardFS) dead() bool { return g.fence.err() != nil }
+func (g *guardFS) dead() bool { return g.fence.Err() != nil }
 
 func (g *guardFS) released() bool {
 	select {
@@ -84,14 +84,14 @@ func (g *guardFS) released() bool {
 func (g *guardFS) fail(op, name string, err error) {
 	what := fmt.Sprintf("%s %s", op, name)
 	switch {
-	case isNoSpace(err):
+	case diskio.IsNoSpace(err):
 		err = fmt.Errorf("%w: %s: %w", base.ErrNoSpace, what, err)
 	case errors.Is(err, fs.ErrPermission):
 		err = fmt.Errorf("%w: %s: %w", base.ErrInvalid, what, err)
 	default:
 		err = fmt.Errorf("%w: the disk failed: %s: %w", base.ErrUnavailable, what, err)
 	}
-	g.fence.trip(err)
+	g.fence.Trip(err)
 }
 
 // attempt runs an operation on the disk, again and again while the disk is
@@ -101,9 +101,9 @@ func (g *guardFS) attempt(op, name string, fn func() error) bool {
 		return false
 	}
 	err := fn()
-	if err != nil && isNoSpace(err) && g.patient.Load() {
+	if err != nil && diskio.IsNoSpace(err) && g.patient.Load() {
 		g.waiting.Add(1)
-		for err != nil && isNoSpace(err) && g.waitForSpace() {
+		for err != nil && diskio.IsNoSpace(err) && g.waitForSpace() {
 			err = fn()
 		}
 		g.waiting.Add(-1)
@@ -126,7 +126,7 @@ func (g *guardFS) waitForSpace() bool {
 		return g.patient.Load()
 	case <-g.release:
 		return false
-	case <-g.fence.tripped:
+	case <-g.fence.Tripped():
 		return false
 	}
 }
@@ -137,7 +137,7 @@ func (g *guardFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File,
 	if compaction && g.dead() {
 		// A compaction of a dead disk leads nowhere and would fill the memory.
 		<-g.release
-		return nil, g.fence.err()
+		return nil, g.fence.Err()
 	}
 	var f vfs.File
 	if g.attempt("create", name, func() (err error) { f, err = g.FS.Create(name, category); return err }) {
@@ -154,17 +154,14 @@ func (g *guardFS) ghostFile(name string, category vfs.DiskWriteCategory) (vfs.Fi
 }
 
 func (g *guardFS) wrap(f vfs.File, name string, compaction bool) vfs.File {
-	file := &guardFile{
+	return &guardFile{
 		File:       f,
 		g:          g,
 		name:       name,
 		table:      strings.HasSuffix(name, tableSuffix) || strings.HasSuffix(name, blobSuffix),
 		compaction: compaction,
+		manifest:   g.seal.Digest(name),
 	}
-	if number, ok := manifestNumber(name); ok && g.seal != nil {
-		file.manifest = &manifestDigest{number: number, hash: xxhash.New()}
-	}
-	return file
 }
 
 // OpenReadWrite implements vfs.FS.
@@ -251,7 +248,7 @@ func (g *guardFS) Rename(oldname, newname string) error {
 // to a copy.
 func (g *guardFS) Link(oldname, newname string) error {
 	if g.dead() {
-		return g.fence.err()
+		return g.fence.Err()
 	}
 	return g.FS.Link(oldname, newname)
 }
@@ -277,35 +274,20 @@ type guardFile struct {
 	// so that it is written anew, to the ghost; all other files get success.
 	table, compaction bool
 	// manifest is what was written of a manifest; nil for other files.
-	manifest *manifestDigest
-}
-
-// manifestDigest is what the seal of a manifest will say.
-type manifestDigest struct {
-	number uint64
-	size   uint64
-	hash   *xxhash.Digest
-}
-
-// add takes what is about to be appended.
-func (d *manifestDigest) add(p []byte) {
-	if d != nil {
-		d.size += uint64(len(p))
-		_, _ = d.hash.Write(p)
-	}
+	manifest *diskio.ManifestDigest
 }
 
 // lost is what becomes of an operation on a dead disk.
 func (f *guardFile) lost() error {
 	if f.table {
-		return f.g.fence.err()
+		return f.g.fence.Err()
 	}
 	return nil
 }
 
 // Write implements vfs.File.
 func (f *guardFile) Write(p []byte) (int, error) {
-	f.manifest.add(p)
+	f.manifest.Add(p)
 	return f.write(p, func(done int) (int, error) { return f.File.Write(p[done:]) })
 }
 
@@ -355,10 +337,10 @@ func (f *guardFile) sync(fn func() error) error {
 // sealManifest makes the seal agree with the manifest before the engine may
 // go on. A failure fences, so nothing needs to be returned.
 func (f *guardFile) sealManifest() {
-	if !f.g.attempt("seal", f.name, func() error { return f.g.seal.write(f.manifest) }) {
+	if !f.g.attempt("seal", f.name, func() error { return f.g.seal.Write(f.manifest) }) {
 		return
 	}
-	if err := f.g.seal.sync(); err != nil {
+	if err := f.g.seal.Sync(); err != nil {
 		f.g.fail("sync the seal of", f.name, err)
 	}
 }

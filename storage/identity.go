@@ -14,12 +14,12 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 )
 
 // The layout of a data directory.
 const (
 	identityFile = "IDENTITY"
-	identityTmp  = "IDENTITY.tmp"
 	lockFile     = "LOCK"
 	dataDir      = "data"
 )
@@ -97,30 +97,7 @@ func readIdentity(fsys vfs.FS, dir string) (Identity, error) {
 
 // writeIdentity replaces the identity of a directory atomically.
 func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
-	tmp := fsys.PathJoin(dir, identityTmp)
-	f, err := fsys.Create(tmp, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(id.encode())
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := fsys.Rename(tmp, fsys.PathJoin(dir, identityFile)); err != nil {
-		return err
-	}
-	return syncDir(fsys, dir)
-}
-
-func syncDir(fsys vfs.FS, dir string) error {
-	d, err := fsys.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return swapFile(fsys, fsys.PathJoin(dir, identityFile), id.encode())
 }
 
 // identify reads the identity of the directory, checks it against the config,
@@ -131,7 +108,7 @@ func identify(fsys vfs.FS, cfg Config) (id Identity, fresh bool, err error) {
 		return newIdentity(cfg), true, nil
 	}
 	if err != nil {
-		return Identity{}, false, typed("read "+identityFile, err)
+		return Identity{}, false, diskio.Typed("read "+identityFile, err)
 	}
 	if cfg.Shards != 0 && cfg.Shards != id.Shards {
 		return Identity{}, false, fmt.Errorf("%w: the data directory has %d shards, not %d; the number never changes",
@@ -141,11 +118,31 @@ func identify(fsys vfs.FS, cfg Config) (id Identity, fresh bool, err error) {
 		return Identity{}, false, fmt.Errorf("%w: the data directory belongs to node %q, not %q",
 			base.ErrInvalid, id.NodeID, cfg.NodeID)
 	}
-	return id, false, nil
+	switch {
+	case id.ClusterID == cfg.ClusterID || id.ClusterID == "":
+		return id, false, nil
+	case cfg.ClusterID == "":
+		return Identity{}, false, fmt.Errorf("%w: the data directory belongs to a node of cluster %s; open it with the cluster options",
+			base.ErrInvalid, id.ClusterID)
+	default:
+		return Identity{}, false, fmt.Errorf("%w: the data directory belongs to cluster %s, not %s", base.ErrInvalid, id.ClusterID, cfg.ClusterID)
+	}
+}
+
+// SetCluster makes the directory one of a cluster, for ever. What the store has of
+// a time without one must have been brought into the form that a cluster needs.
+func (s *Store) SetCluster(id string) error {
+	next := s.id
+	next.ClusterID = id
+	if err := writeIdentity(s.fs, s.cfg.Dir, next); err != nil {
+		return diskio.Typed("write "+identityFile, err)
+	}
+	s.id = next
+	return nil
 }
 
 func newIdentity(cfg Config) Identity {
-	id := Identity{Format: FormatVersion, NodeID: cfg.NodeID, Shards: cfg.Shards}
+	id := Identity{Format: FormatVersion, NodeID: cfg.NodeID, Shards: cfg.Shards, ClusterID: cfg.ClusterID}
 	if id.Shards == 0 {
 		id.Shards = DefaultShards
 	}

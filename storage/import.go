@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/internal/keyenc"
 	"github.com/distributedcache/cache/storage/internal/stream"
 )
@@ -92,7 +93,7 @@ func targetError(err error) error {
 
 // checkShard returns an error if the store has no such shard.
 func (s *Store) checkShard(shard base.ShardID) error {
-	if shard != NodeShard && int(shard) >= s.id.Shards {
+	if shard != NodeShard && shard != base.CatalogShard && int(shard) >= s.id.Shards {
 		return fmt.Errorf("%w: shard %d of %d", base.ErrInvalid, shard, s.id.Shards)
 	}
 	return nil
@@ -154,7 +155,7 @@ func (s *Store) newTableBuilder(shard base.ShardID) (*tableBuilder, error) {
 	}
 	b.dir = b.fs.PathJoin(s.cfg.Dir, importPrefix+base.NewRequestID().String())
 	if err := b.fs.MkdirAll(b.dir, 0o755); err != nil {
-		return nil, targetError(typed("import", err))
+		return nil, targetError(diskio.Typed("import", err))
 	}
 	return b, nil
 }
@@ -168,7 +169,7 @@ func (b *tableBuilder) addAll(ctx context.Context, sr *stream.Reader) error {
 				return context.Cause(ctx)
 			}
 			if err := b.s.Writable(); err != nil {
-				return targetError(typed("import", err))
+				return targetError(diskio.Typed("import", err))
 			}
 		}
 		key, value, err := sr.Next()
@@ -196,7 +197,7 @@ func (b *tableBuilder) add(value []byte) error {
 		}
 	}
 	if err := b.w.Set(b.key, value); err != nil {
-		return targetError(typed("import", err))
+		return targetError(diskio.Typed("import", err))
 	}
 	if b.w.Raw().EstimatedSize() < importTableBytes {
 		return nil
@@ -208,7 +209,7 @@ func (b *tableBuilder) openTable() error {
 	path := b.fs.PathJoin(b.dir, fmt.Sprintf("%06d%s", len(b.paths), tableSuffix))
 	f, err := b.fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
-		return targetError(typed("import", err))
+		return targetError(diskio.Typed("import", err))
 	}
 	b.paths = append(b.paths, path)
 	f = vfs.NewSyncingFile(f, vfs.SyncingFileOptions{BytesPerSync: importSyncBytes})
@@ -223,7 +224,7 @@ func (b *tableBuilder) closeTable() error {
 	}
 	w := b.w
 	b.w = nil
-	return targetError(typed("import", w.Close()))
+	return targetError(diskio.Typed("import", w.Close()))
 }
 
 // cleanUp removes what the engine has not taken over.

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/internal/testkit"
 )
 
@@ -79,7 +80,7 @@ func TestRottenLogIsNotCutInSilence(t *testing.T) {
 			path := newestLog(t, mem)
 			sound := readFile(t, mem, path)
 			length := len(bytes.TrimRight(sound, "\x00"))
-			// The last three writes may be lost: see checkLogs.
+			// The last three writes may be lost: see diskio.CheckLogs.
 			tolerated := 3
 			refused := 0
 			for at := r.IntN(c.step); at < length; at += c.step {
@@ -132,7 +133,7 @@ func TestTornLogIsNoRot(t *testing.T) {
 		s := mustOpen(t, cfg)
 		clones := tornClones(t, s, crashable, testkit.Fork(r))
 		for i, clone := range clones {
-			if err := checkLogs(clone, clone.PathJoin("/db", dataDir)); err != nil {
+			if err := diskio.CheckLogs(clone, clone.PathJoin("/db", dataDir)); err != nil {
 				t.Fatalf("round %d, clone %d: a torn log was taken for a rotten one: %v", round, i, err)
 			}
 		}
@@ -180,27 +181,4 @@ func tornClones(t *testing.T, s *Store, fsys *vfs.MemFS, r *rand.Rand) []*vfs.Me
 	}
 	wg.Wait()
 	return append(clones, fsys.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: r}))
-}
-
-// FuzzCheckLog: no bytes may make it panic.
-func FuzzCheckLog(f *testing.F) {
-	fsys := vfs.NewCrashableMem()
-	s, err := Open(memConfig(fsys))
-	if err != nil {
-		f.Fatal(err)
-	}
-	for i := range 20 {
-		mustPut(f, s, 0, testKey(i), 1, "value")
-	}
-	path := newestLog(f, fsys)
-	log := readFile(f, fsys, path)
-	mustClose(f, s)
-	f.Add(log, uint32(2))
-	f.Add(append(log[:100:100], log[101:]...), uint32(2))
-	f.Add(make([]byte, logBlockBytes+1), uint32(0))
-	f.Fuzz(func(t *testing.T, data []byte, number uint32) {
-		if err := checkLog(bytes.NewReader(data), number); err != nil && !errors.Is(err, base.ErrCorrupt) {
-			t.Fatal(err)
-		}
-	})
 }

@@ -118,7 +118,7 @@ type stall struct{ over chan struct{} }
 func (s *Store) watchL0() {
 	sublevels := int(s.db.Metrics().Levels[0].Sublevels)
 	switch {
-	case s.fence.err() != nil || sublevels <= l0ResumeSublevels:
+	case s.fence.Err() != nil || sublevels <= l0ResumeSublevels:
 		s.resume()
 	case sublevels >= l0StallSublevels && s.stalled.Load() == nil:
 		s.stalls.Add(1)
@@ -138,7 +138,7 @@ func (s *Store) admit() {
 	if st := s.stalled.Load(); st != nil {
 		select {
 		case <-st.over:
-		case <-s.fence.tripped:
+		case <-s.fence.Tripped():
 		}
 	}
 }

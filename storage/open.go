@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 )
 
 // Open opens the store in cfg.Dir and creates it if it is missing. The error
@@ -22,36 +23,22 @@ import (
 // not writable; ErrCorrupt if it is damaged; ErrNoSpace if the disk is full;
 // ErrUnavailable if the disk fails.
 func Open(cfg Config) (*Store, error) {
-	if err := cfg.validate(); err != nil {
-		return nil, err
-	}
-	cfg = cfg.withDefaults()
-	cfg, err := locate(cfg)
+	d, err := Claim(cfg)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockDir(cfg)
-	if err != nil {
-		return nil, err
-	}
-	s, err := open(cfg)
-	if err != nil {
-		_ = lock.Close()
-		return nil, err
-	}
-	s.lock = lock
-	return s, nil
+	return d.Open(d.cfg)
 }
 
 // locate makes the directory and resolves its path, so that two spellings of
 // one directory cannot be opened by one process at once.
 func locate(cfg Config) (Config, error) {
-	if err := makeDir(cfg.FS, cfg.Dir); err != nil {
-		return cfg, typed("create data directory", err)
+	if err := diskio.MakeDir(cfg.FS, cfg.Dir); err != nil {
+		return cfg, diskio.Typed("create data directory", err)
 	}
 	info, err := cfg.FS.Stat(cfg.Dir)
 	if err != nil {
-		return cfg, typed("data directory", err)
+		return cfg, diskio.Typed("data directory", err)
 	}
 	if !info.IsDir() {
 		return cfg, fmt.Errorf("%w: %s is not a directory", base.ErrInvalid, cfg.Dir)
@@ -64,24 +51,10 @@ func locate(cfg Config) (Config, error) {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
 	if err != nil {
-		return cfg, typed("data directory", err)
+		return cfg, diskio.Typed("data directory", err)
 	}
 	cfg.Dir = dir
 	return cfg, nil
-}
-
-// makeDir makes a directory and, if it was missing, its name durable.
-func makeDir(fsys vfs.FS, dir string) error {
-	if _, err := fsys.Stat(dir); err == nil {
-		return nil
-	}
-	if err := fsys.MkdirAll(dir, 0o755); err != nil {
-		if errors.Is(err, syscall.ENOTDIR) {
-			return fmt.Errorf("%w: %w", base.ErrInvalid, err)
-		}
-		return err
-	}
-	return syncDir(fsys, fsys.PathDir(dir))
 }
 
 // lockDir locks the directory against other processes and against a second
@@ -94,10 +67,10 @@ func lockDir(cfg Config) (io.Closer, error) {
 	var onPath *fs.PathError // creating the file failed
 	var errno syscall.Errno  // locking it failed; EACCES and EAGAIN mean that it is locked
 	if errors.As(err, &onPath) {
-		return nil, typed("lock data directory", err)
+		return nil, diskio.Typed("lock data directory", err)
 	}
 	if errors.As(err, &errno) && errno != syscall.EAGAIN && errno != syscall.EACCES {
-		return nil, typed("lock data directory", err)
+		return nil, diskio.Typed("lock data directory", err)
 	}
 	return nil, fmt.Errorf("%w: %s: %w", base.ErrInUse, cfg.Dir, err)
 }
@@ -116,7 +89,7 @@ func open(cfg Config) (*Store, error) {
 	if err == nil && fresh {
 		err = errors.Join(s.renewLog(), s.writeIdentity())
 	}
-	if cause := s.fence.err(); cause != nil {
+	if cause := s.fence.Err(); cause != nil {
 		err = cause
 	}
 	if err != nil {
@@ -132,7 +105,7 @@ func open(cfg Config) (*Store, error) {
 func newStore(cfg Config) *Store {
 	s := &Store{
 		cfg:   cfg,
-		fence: newFence(),
+		fence: diskio.NewFence(),
 		gate:  newGate(),
 		wake:  make(chan struct{}, 1),
 		stop:  make(chan struct{}),
@@ -159,16 +132,19 @@ func (s *Store) openEngine(fresh bool) (err error) {
 	opts.ErrorIfNotExists = !fresh
 	opts.ErrorIfNotPristine = fresh
 	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
-	if !fresh {
-		if err := checkSeal(s.fs, s.cfg.Dir); err != nil {
-			return err
-		}
+	if fresh {
+		err = diskio.DropUnfinished(s.fs, dir)
+	} else {
+		err = diskio.CheckSeal(s.fs, s.cfg.Dir, dir)
 	}
-	if err := checkLogs(s.fs, dir); err != nil {
+	if err != nil {
 		return err
 	}
-	if s.fs.seal, err = openSeal(s.cfg.FS, s.cfg.Dir); err != nil {
-		return typed("open "+sealFile, err)
+	if err := diskio.CheckLogs(s.fs, dir); err != nil {
+		return err
+	}
+	if s.fs.seal, err = diskio.OpenSeal(s.cfg.FS, s.cfg.Dir); err != nil {
+		return diskio.Typed("open "+diskio.SealFile, err)
 	}
 	s.db, err = pebble.Open(dir, opts)
 	return openError(err)
@@ -176,7 +152,7 @@ func (s *Store) openEngine(fresh bool) (err error) {
 
 // renewLog makes a new engine begin its second log. It begins the first one
 // before it has the newest format, in one that has no marks, without which
-// rot in the log cannot be told from its end; see checkLogs.
+// rot in the log cannot be told from its end; see diskio.CheckLogs.
 func (s *Store) renewLog() error {
 	if s.cfg.Durability == Volatile {
 		return nil
@@ -191,8 +167,8 @@ func openError(err error) error {
 		return nil
 	case errors.Is(err, pebble.ErrDBDoesNotExist), errors.Is(err, pebble.ErrDBNotPristine):
 		return fmt.Errorf("%w: files of the data directory are missing: %w", base.ErrCorrupt, err)
-	case errors.Is(err, fs.ErrPermission), isNoSpace(err), isDiskError(err):
-		return typed("open", err)
+	case errors.Is(err, fs.ErrPermission), diskio.IsNoSpace(err), isDiskError(err):
+		return diskio.Typed("open", err)
 	}
 	// Whatever else keeps the engine from opening is wrong bytes on the disk;
 	// the engine does not mark all of it as corruption.
@@ -207,7 +183,7 @@ func isDiskError(err error) bool {
 }
 
 func (s *Store) writeIdentity() error {
-	return typed("write "+identityFile, writeIdentity(s.fs, s.cfg.Dir, s.id))
+	return diskio.Typed("write "+identityFile, writeIdentity(s.fs, s.cfg.Dir, s.id))
 }
 
 // start starts what runs as long as the store is open.
@@ -224,10 +200,10 @@ func (s *Store) start() {
 // tellFence calls OnFence if the store is fenced before it is closed.
 func (s *Store) tellFence() {
 	select {
-	case <-s.fence.tripped:
+	case <-s.fence.Tripped():
 	case <-s.stop:
 	}
-	if err := s.fence.err(); err != nil {
+	if err := s.fence.Err(); err != nil {
 		s.cfg.OnFence(err)
 	}
 }
@@ -238,7 +214,7 @@ func (s *Store) closeEngine() (err error) {
 		err = s.closeDB()
 	}
 	s.cache.Unref()
-	return errors.Join(err, s.ioError("close "+sealFile, s.fs.seal.close()))
+	return errors.Join(err, s.ioError("close "+diskio.SealFile, s.fs.seal.Close()))
 }
 
 func (s *Store) closeDB() (err error) {

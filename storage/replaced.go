@@ -16,8 +16,8 @@ import (
 type replacements struct {
 	count atomic.Uint64
 	// last is, for each shard, the count with its latest replacement; the
-	// node's own space is the last one.
-	last [base.MaxShards + 1]atomic.Uint64
+	// catalog comes after the shards, and the node's own space is the last one.
+	last [base.MaxShards + 2]atomic.Uint64
 }
 
 // taken returns the count to keep with a snapshot. It must be called before
@@ -27,7 +27,7 @@ func (r *replacements) taken() uint64 { return r.count.Load() }
 // begin marks a shard as being replaced, and the function it returns as
 // replaced. No snapshot that was taken before the latter is valid for it.
 func (r *replacements) begin(shard base.ShardID) (end func()) {
-	last := &r.last[min(int(shard), base.MaxShards)]
+	last := &r.last[min(int(shard), len(r.last)-1)]
 	last.Store(math.MaxUint64)
 	return func() { last.Store(r.count.Add(1)) }
 }
@@ -36,7 +36,7 @@ func (r *replacements) begin(shard base.ShardID) (end func()) {
 // the shard. It is called after each read of the snapshot, so that a
 // replacement during the read is noticed.
 func (r *replacements) check(taken uint64, shard base.ShardID) error {
-	if r.last[min(int(shard), base.MaxShards)].Load() > taken {
+	if r.last[min(int(shard), len(r.last)-1)].Load() > taken {
 		return fmt.Errorf("%w: shard %d was replaced after the snapshot was taken; take a new one", base.ErrUnavailable, shard)
 	}
 	return nil

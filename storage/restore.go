@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/storage/internal/archive"
 )
 
@@ -93,7 +94,7 @@ func newRestoreTarget(cfg Config, m *archive.Manifest) (*restoreTarget, error) {
 	}
 	if err := t.mark(); err != nil {
 		t.remove()
-		return nil, typed("restore", err)
+		return nil, diskio.Typed("restore", err)
 	}
 	return t, nil
 }
@@ -101,7 +102,7 @@ func newRestoreTarget(cfg Config, m *archive.Manifest) (*restoreTarget, error) {
 func (t *restoreTarget) checkEmpty() error {
 	names, err := t.cfg.FS.List(t.cfg.Dir)
 	if err != nil {
-		return typed("restore", err)
+		return diskio.Typed("restore", err)
 	}
 	for _, name := range names {
 		if name != lockFile || t.lock == nil {
@@ -126,7 +127,7 @@ func (t *restoreTarget) mark() error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return syncDir(t.cfg.FS, t.cfg.Dir)
+	return diskio.SyncDir(t.cfg.FS, t.cfg.Dir)
 }
 
 // restore fills the directory and gives it its identity.
@@ -142,7 +143,7 @@ func (t *restoreTarget) restore(ctx context.Context, a *archive.Archive, progres
 	if err != nil {
 		return err
 	}
-	return typed("restore", writeIdentity(t.cfg.FS, t.cfg.Dir, t.id))
+	return diskio.Typed("restore", writeIdentity(t.cfg.FS, t.cfg.Dir, t.id))
 }
 
 // open opens a store on a new engine, but writes no identity.

@@ -1,13 +1,10 @@
 package storage
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/diskio"
 	"github.com/distributedcache/cache/internal/keyenc"
 )
 
@@ -23,7 +21,7 @@ import (
 type Store struct {
 	cfg    Config
 	id     Identity
-	fence  *fence
+	fence  *diskio.Fence
 	fs     *guardFS
 	events *engineLog
 	cache  *pebble.Cache
@@ -59,7 +57,8 @@ type Store struct {
 // handles are what Close must close for a caller who did not.
 type handles struct {
 	sync.Mutex
-	handles map[handle]struct{}
+	handles   map[handle]struct{}
+	releasing sync.WaitGroup // those that were taken out and are being closed
 }
 
 // handle is an engine object that must be closed before the engine.
@@ -70,7 +69,7 @@ func (s *Store) enter() error {
 	if !s.gate.enter() {
 		return errClosed()
 	}
-	if err := s.fence.err(); err != nil {
+	if err := s.fence.Err(); err != nil {
 		s.gate.leave()
 		return err
 	}
@@ -84,17 +83,17 @@ func (s *Store) usable() error {
 	if s.gate.isShut() {
 		return errClosed()
 	}
-	return s.fence.err()
+	return s.fence.Err()
 }
 
 // Identity returns what the directory is.
 func (s *Store) Identity() Identity { return s.id }
 
 // Fenced returns a channel that is closed when the engine failed for good.
-func (s *Store) Fenced() <-chan struct{} { return s.fence.tripped }
+func (s *Store) Fenced() <-chan struct{} { return s.fence.Tripped() }
 
 // Err returns why the store was fenced, or nil.
-func (s *Store) Err() error { return s.fence.err() }
+func (s *Store) Err() error { return s.fence.Err() }
 
 // Writable returns nil if writes can be accepted now, else an error that
 // wraps ErrNoSpace, ErrClosed or the cause of the fence. It costs a few
@@ -119,10 +118,10 @@ func (s *Store) ioError(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if cause := s.fence.err(); cause != nil {
+	if cause := s.fence.Err(); cause != nil {
 		return cause
 	}
-	return typed(what, err)
+	return diskio.Typed(what, err)
 }
 
 // Flush writes everything in memory to data files and waits for that.
@@ -142,9 +141,9 @@ func (s *Store) flush(ctx context.Context) (err error) {
 	}
 	select {
 	case <-done:
-		return s.fence.err()
-	case <-s.fence.tripped:
-		return s.fence.err()
+		return s.fence.Err()
+	case <-s.fence.Tripped():
+		return s.fence.Err()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -191,12 +190,12 @@ func (s *Store) compactShard(ctx context.Context, shard base.ShardID) (err error
 	switch {
 	case asked.Err() != nil:
 		return context.Cause(asked)
-	case ctx.Err() != nil && s.fence.err() == nil:
+	case ctx.Err() != nil && s.fence.Err() == nil:
 		return errClosed()
 	case err != nil:
 		return s.ioError("compact", err)
 	}
-	return s.fence.err()
+	return s.fence.Err()
 }
 
 // untilUseless returns a context that also ends when the store is fenced or
@@ -205,7 +204,7 @@ func (s *Store) untilUseless(parent context.Context) (context.Context, context.C
 	ctx, cancel := context.WithCancel(parent)
 	go func() {
 		select {
-		case <-s.fence.tripped:
+		case <-s.fence.Tripped():
 		case <-s.stop:
 		case <-ctx.Done():
 		}
@@ -236,7 +235,7 @@ func (s *Store) replacing(what string, fn func() error) (err error) {
 	if err := fn(); err != nil {
 		return s.ioError(what, err)
 	}
-	return s.fence.err()
+	return s.fence.Err()
 }
 
 // Stats describes the engine.
@@ -285,18 +284,18 @@ func (s *Store) close() error {
 	close(s.stop)             // ends stalls and long work
 	s.gate.shut()
 	s.tasks.Wait()
-	err := s.fence.err()
+	err := s.fence.Err()
 	if err == nil && !s.cfg.inMemory {
 		err = s.flush(context.Background())
 	}
 	close(s.fs.release)
 	err = firstError(err, s.closeHandles(), s.closeWithin(closePatience))
-	err = firstError(err, s.fence.err()) // the very last write may have failed
+	err = firstError(err, s.fence.Err()) // the very last write may have failed
 	s.reads.close()
 	if err == nil {
-		s.removeOldLogs()
+		diskio.RemoveOldLogs(s.fs, s.fs.PathJoin(s.cfg.Dir, dataDir))
 	}
-	return firstError(err, typed("unlock", s.lock.Close()))
+	return firstError(err, diskio.Typed("unlock", s.lock.Close()))
 }
 
 // firstError returns the first of its arguments that is an error.
@@ -309,25 +308,10 @@ func firstError(errs ...error) error {
 	return nil
 }
 
-// removeOldLogs removes the logs that the engine kept to reuse their space.
-// After a flush nothing needs them, and rot in them would only raise alarm.
-func (s *Store) removeOldLogs() {
-	dir := s.fs.PathJoin(s.cfg.Dir, dataDir)
-	names, err := s.fs.List(dir)
-	if err != nil {
-		return
-	}
-	logs := slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, logSuffix) })
-	slices.SortFunc(logs, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
-	for _, name := range logs[:max(len(logs)-1, 0)] {
-		_ = s.fs.Remove(s.fs.PathJoin(dir, name))
-	}
-}
-
 // closeWithin closes the engine. That of a fenced store is left behind if it
 // does not close in time: it may have panicked with its locks held.
 func (s *Store) closeWithin(patience time.Duration) error {
-	if s.fence.err() == nil {
+	if s.fence.Err() == nil {
 		return s.closeEngine()
 	}
 	done := make(chan error, 1)
@@ -354,10 +338,14 @@ func (s *Store) release(h handle) error {
 	s.open.Lock()
 	_, open := s.open.handles[h]
 	delete(s.open.handles, h)
+	if open {
+		s.open.releasing.Add(1) // so that the engine does not close before the handle
+	}
 	s.open.Unlock()
 	if !open {
 		return nil
 	}
+	defer s.open.releasing.Done()
 	return s.ioError("close", h.closeHandle())
 }
 
@@ -375,5 +363,6 @@ func (s *Store) closeHandles() error {
 			}
 		}
 	}
+	s.open.releasing.Wait()
 	return errors.Join(errs...)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -366,4 +367,38 @@ func TestDirectoryLikeThoseInMemory(t *testing.T) {
 	}
 	cfg.FS = mem.CrashClone(vfs.CrashCloneCfg{})
 	wantGet(t, mustOpen(t, cfg), 0, base.K("a", ""), 1, "x")
+}
+
+// TestCloseWaitsForSnapshotsThatAreBeingClosed lets readers end while the store
+// closes.
+func TestCloseWaitsForSnapshotsThatAreBeingClosed(t *testing.T) {
+	for range 100 {
+		s, err := Open(Config{Dir: "/db", FS: vfs.NewMem(), Shards: 1, DiskReserveBytes: -1, MemTableBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var readers, reading sync.WaitGroup
+		for range 8 {
+			reading.Add(1)
+			readers.Go(func() {
+				for i := 0; ; i++ {
+					sn, err := s.NewSnapshot()
+					if i == 0 {
+						reading.Done()
+					}
+					if err != nil {
+						return
+					}
+					if err := sn.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		reading.Wait()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		readers.Wait()
+	}
 }

@@ -31,7 +31,7 @@ func (s *Store) syncLog() (err error) {
 	if err := s.db.LogData(nil, pebble.Sync); err != nil {
 		return s.ioError("sync", err)
 	}
-	return s.fence.err()
+	return s.fence.Err()
 }
 
 // flushGroup coalesces flushes: whoever comes while one runs waits for the

@@ -76,7 +76,7 @@ func (h Header) Validate() error {
 		return fmt.Errorf("%w: data format 0", base.ErrInvalid)
 	case h.Shards == 0 || h.Shards > base.MaxShards:
 		return fmt.Errorf("%w: %d shards, 1 to %d are possible", base.ErrInvalid, h.Shards, base.MaxShards)
-	case h.Shard != NodeShard && uint16(h.Shard) >= h.Shards:
+	case h.Shard != NodeShard && h.Shard != base.CatalogShard && uint16(h.Shard) >= h.Shards:
 		return fmt.Errorf("%w: shard %d of %d", base.ErrInvalid, h.Shard, h.Shards)
 	}
 	return nil
