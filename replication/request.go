@@ -9,6 +9,7 @@ import (
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/replication/internal/command"
+	"github.com/distributedcache/cache/replication/internal/inflight"
 	"github.com/distributedcache/cache/replication/internal/kvfsm"
 )
 
@@ -66,6 +67,15 @@ func (r *request) many(writes []base.Write, shards int, shardOf func(base.Key) b
 	}
 	r.split(shards)
 	r.txn.Anchor = r.partOf(r.shards[0])
+}
+
+// together fills the request with the writes of a batch on one shard.
+func (r *request) together(writes []base.Write, id base.ShardID) {
+	r.arena, r.writes = r.arena[:0], append(r.writes[:0], writes...)
+	for i := range r.writes {
+		r.writes[i].Value = slices.Clone(writes[i].Value)
+	}
+	r.txn.Parts = append(r.txn.Parts[:0], command.Part{Shard: id, Command: command.Command{Writes: r.writes}})
 }
 
 // split makes one part for each shard; starts has where each shard ends.
@@ -136,6 +146,18 @@ func (h *Host) Write(ctx context.Context, w *base.Write, id base.RequestID) (bas
 func (h *Host) MultiWrite(ctx context.Context, writes []base.Write, id base.RequestID) ([]base.Result, error) {
 	r := h.newRequest(id, writes)
 	r.many(writes, len(h.groups), h.shardOf)
+	return h.applyAll(ctx, r, writes)
+}
+
+// WriteCatalog is MultiWrite on the catalog.
+func (h *Host) WriteCatalog(ctx context.Context, writes []base.Write) ([]base.Result, error) {
+	r := h.newRequest(base.RequestID{}, writes)
+	r.together(writes, base.CatalogShard)
+	return h.applyAll(ctx, r, writes)
+}
+
+// applyAll proposes the writes, which are in the request as well.
+func (h *Host) applyAll(ctx context.Context, r *request, writes []base.Write) ([]base.Result, error) {
 	if err := h.log.Propose(ctx, &r.txn); err != nil {
 		return nil, err
 	}
@@ -195,11 +217,11 @@ func refusal(res *command.Result, at func(int) *base.Write) error {
 		return nil
 	case command.StatusMismatch:
 		i := res.Failed[0]
-		return notApplied(mismatch(at(i), res.Versions[i]))
+		return inflight.NotApplied(mismatch(at(i), res.Versions[i]))
 	case command.StatusReused:
-		return notApplied(base.ErrRequestReused)
+		return inflight.NotApplied(base.ErrRequestReused)
 	default:
-		return notApplied(base.ErrConflict)
+		return inflight.NotApplied(base.ErrConflict)
 	}
 }
 
@@ -216,10 +238,12 @@ func (h *Host) Barrier(ctx context.Context) error {
 // Outcome tells what became of the write with this id, as far as any shard
 // still remembers it.
 func (h *Host) Outcome(ctx context.Context, id base.RequestID) (base.Outcome, base.Version, error) {
-	if err := h.Barrier(ctx); err != nil {
-		return base.OutcomeUnknown, 0, err
+	if h.raft == nil {
+		if err := h.Barrier(ctx); err != nil {
+			return base.OutcomeUnknown, 0, err
+		}
 	}
-	found, err := h.recall(id)
+	found, err := h.recall(ctx, id, h.all, nearby{})
 	if err != nil || found == nil {
 		return base.OutcomeUnknown, 0, err
 	}
@@ -229,13 +253,69 @@ func (h *Host) Outcome(ctx context.Context, id base.RequestID) (base.Outcome, ba
 	return base.OutcomeApplied, found.Result.Version, nil
 }
 
-// recall looks on every shard for a remembered request; nil if there is none.
-// The id does not tell the shard, since that of a write is given by its key.
-func (h *Host) recall(id base.RequestID) (*command.Remembered, error) {
-	for i := range h.groups {
-		found, ok, err := kvfsm.Lookup(h.groups[i].space, id)
+// recall looks for a remembered request; nil if there is none. Where an Update is
+// remembered is told by its id, where a write is by its key. On the given shards it
+// sees whatever was answered before the call, on the others what this node's
+// replicas show. Those in arrived need not be made current again.
+func (h *Host) recall(ctx context.Context, id base.RequestID, where []base.ShardID, arrived nearby) (*command.Remembered, error) {
+	for {
+		here, away := h.split(h.all, base.ReadOptions{})
+		found, err := h.recallHere(ctx, id, here, here.beside(arrived, where))
+		if !h.still(here) {
+			continue
+		}
+		if err != nil || found != nil {
+			return found, err
+		}
+		away = slices.DeleteFunc(away, func(s base.ShardID) bool { return !slices.Contains(where, s) })
+		return h.recallAway(ctx, id, away)
+	}
+}
+
+// beside returns which of the given shards are in n, and not with the same replica
+// in arrived.
+func (n nearby) beside(arrived nearby, of []base.ShardID) []base.ShardID {
+	var ids []base.ShardID
+	for i, id := range n.shards {
+		at := slices.Index(arrived.shards, id)
+		same := at >= 0 && (n.replicas == nil || n.replicas[i] == arrived.replicas[at])
+		if !same && slices.Contains(of, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// recallHere is recall on this node's replicas, once the stale ones are current.
+func (h *Host) recallHere(ctx context.Context, id base.RequestID, here nearby, stale []base.ShardID) (*command.Remembered, error) {
+	if err := h.log.Current(ctx, stale); err != nil {
+		return nil, err
+	}
+	for _, shard := range here.shards {
+		found, ok, err := kvfsm.Lookup(h.groups[shard].space, id)
 		if err != nil || ok {
 			return found, err
+		}
+	}
+	return nil, nil
+}
+
+// recallAway is recall on shards that other nodes are asked for.
+func (h *Host) recallAway(ctx context.Context, id base.RequestID, shards []base.ShardID) (*command.Remembered, error) {
+	found := make([]*command.Remembered, len(shards))
+	var all errgroup.Group
+	for i, shard := range shards {
+		all.Go(func() (err error) {
+			found[i], err = h.far.Recall(ctx, shard, id)
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return nil, err
+	}
+	for _, m := range found {
+		if m != nil {
+			return m, nil
 		}
 	}
 	return nil, nil

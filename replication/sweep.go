@@ -40,9 +40,14 @@ func (h *Host) runSweeper(ctx context.Context) {
 }
 
 func (h *Host) sweepAll(ctx context.Context) {
-	for i := range h.groups {
+	for _, g := range h.groups {
+		r := g.replica.Load()
+		if r == nil || !h.log.Leads(g.id) {
+			continue
+		}
+		_ = h.log.Tend(ctx, g.id) // the next look tries again
 		for range sweepRounds {
-			if more, err := h.sweep(ctx, base.ShardID(i)); err != nil || !more {
+			if more, err := h.sweep(ctx, g, r); err != nil || !more {
 				break // the next look tries again
 			}
 		}
@@ -54,9 +59,8 @@ func (h *Host) sweepAll(ctx context.Context) {
 
 // sweep proposes one command that removes what has run out on a shard, and
 // reports whether there may be more.
-func (h *Host) sweep(ctx context.Context, id base.ShardID) (more bool, err error) {
-	g := &h.groups[id]
-	now := h.now(g)
+func (h *Host) sweep(ctx context.Context, g *group, r *replica) (more bool, err error) {
+	now := h.now(r)
 	var sweep command.Sweep
 	expired, err := g.space.Expired(now, sweepLimit)
 	if err != nil {
@@ -65,7 +69,7 @@ func (h *Host) sweep(ctx context.Context, id base.ShardID) (more bool, err error
 	for _, e := range expired {
 		sweep.Expired = append(sweep.Expired, command.Expired{Key: e.Key, At: e.At, Version: e.Version})
 	}
-	if n := g.machine.Requests(); n > 0 {
+	if n := r.machine.Requests(); n > 0 {
 		before := base.Version(max(int64(now)-h.cfg.RequestRetention.Microseconds(), 0))
 		sweep.RequestsTo, err = kvfsm.Expiring(g.space, n, h.cfg.MaxRequests, before, sweepLimit)
 		if err != nil {
@@ -75,7 +79,7 @@ func (h *Host) sweep(ctx context.Context, id base.ShardID) (more bool, err error
 	if sweep.Empty() {
 		return false, nil
 	}
-	txn := &command.Txn{Parts: []command.Part{{Shard: id, Command: command.Command{Sweep: sweep}}}}
+	txn := &command.Txn{Parts: []command.Part{{Shard: g.id, Command: command.Command{Sweep: sweep}}}}
 	if err := h.log.Propose(ctx, txn); err != nil {
 		return false, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/replication/internal/command"
+	"github.com/distributedcache/cache/replication/internal/inflight"
 )
 
 // Tx is a transaction on its way: it reads one consistent cut, sees its own
@@ -18,15 +19,20 @@ type Tx struct {
 	ctx    context.Context // the API hands it back to fn, nothing else uses it to wait
 	h      *Host
 	view   *view
+	here   nearby // what the view shows
 	limits base.Limits
 
 	readOnly bool
+	track    bool // remember what was read
 	done     bool
 	writes   []base.Write
 	written  map[base.Key]int // index in writes
 	bytes    int
 	reads    map[base.Key]base.Version
 	ranges   []rangeRead
+	// removed has the mark of each shard that is read here, from before the view;
+	// those of the others are in the view.
+	removed map[base.ShardID]base.Version
 }
 
 // rangeRead is what one scan saw of one shard.
@@ -42,16 +48,43 @@ const maxTxReads = 100_000
 var errTxDone = fmt.Errorf("%w: the transaction is over; use it only inside its function", base.ErrInvalid)
 
 func (h *Host) newTx(ctx context.Context, limits base.Limits, readOnly bool) (*Tx, error) {
-	v, err := h.newView()
-	if err != nil {
-		return nil, err
+	tx := &Tx{ctx: ctx, h: h, limits: limits, readOnly: readOnly, track: !readOnly || !h.log.Cut()}
+	for {
+		here, away := h.split(h.all, base.ReadOptions{})
+		err := h.log.Current(ctx, here.shards)
+		if err == nil {
+			tx.noteMarks(here.shards)
+			tx.view, err = h.readView(ctx, here.shards, base.All(), base.ReadOptions{})
+		}
+		if h.still(here) {
+			if err != nil {
+				return nil, err
+			}
+			tx.view.away, tx.here = away, here
+			break
+		}
+		if err == nil {
+			tx.view.close()
+		}
 	}
-	tx := &Tx{ctx: ctx, h: h, view: v, limits: limits, readOnly: readOnly}
-	if !readOnly {
+	if tx.track {
 		tx.written = make(map[base.Key]int)
 		tx.reads = make(map[base.Key]base.Version)
 	}
 	return tx, nil
+}
+
+// noteMarks remembers the marks of shards that are about to be read here.
+func (tx *Tx) noteMarks(shards []base.ShardID) {
+	if tx.h.log.Cut() {
+		return
+	}
+	tx.removed = make(map[base.ShardID]base.Version, len(shards))
+	for _, id := range shards {
+		if r := tx.h.groups[id].replica.Load(); r != nil {
+			tx.removed[id] = r.machine.Removed()
+		}
+	}
 }
 
 func (tx *Tx) close() {
@@ -105,7 +138,7 @@ func (tx *Tx) lookup(key base.Key) (base.Item, error) {
 	if i, ok := tx.written[key]; ok {
 		return tx.pendingItem(i), nil
 	}
-	it, err := tx.view.get(key)
+	it, err := tx.view.get(tx.ctx, key)
 	if err != nil {
 		return base.Item{Key: key}, err
 	}
@@ -126,7 +159,7 @@ func (tx *Tx) pendingItem(i int) base.Item {
 }
 
 func (tx *Tx) remember(key base.Key, version base.Version) error {
-	if tx.readOnly {
+	if !tx.track {
 		return nil
 	}
 	if len(tx.reads) >= maxTxReads {
@@ -155,7 +188,7 @@ func (tx *Tx) Write(w base.Write) error {
 			return err
 		}
 		if !w.Cond.Holds(it.Version) {
-			return notApplied(mismatch(&w, it.Version))
+			return inflight.NotApplied(mismatch(&w, it.Version))
 		}
 		w.Cond = base.Cond{}
 	}
@@ -185,8 +218,11 @@ func (tx *Tx) RangeScan(r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, 
 		}
 		seen := newScanRecord(tx, rest, ro.Reverse)
 		defer seen.save()
-		left := ro.Limit
-		for it, err := range overlay(seen.record(tx.view.scan(tx.ctx, rest, ro)), tx.ownItems(rest, ro), ro.Reverse) {
+		own, left := tx.ownItems(rest, ro), ro.Limit
+		if left > 0 {
+			ro.Limit += len(own) // each may stand for a stored one that is deleted
+		}
+		for it, err := range overlay(seen.record(tx.view.scan(tx.ctx, tx.h.shardsIn(rest), rest, ro)), own, ro.Reverse) {
 			if err == nil && !it.Exists() {
 				continue // deleted by the transaction
 			}

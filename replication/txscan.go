@@ -25,7 +25,7 @@ func newScanRecord(tx *Tx, r base.Range, reverse bool) *scanRecord {
 
 // record passes the items through and notes them.
 func (s *scanRecord) record(items iter.Seq2[base.Item, error]) iter.Seq2[base.Item, error] {
-	if s.tx.readOnly {
+	if !s.tx.track {
 		return items
 	}
 	return func(yield func(base.Item, error) bool) {
@@ -55,7 +55,7 @@ func (s *scanRecord) add(it base.Item) {
 // save hands what was seen to the transaction: the whole range if the scan
 // came to its end, else the part up to the last item.
 func (s *scanRecord) save() {
-	if s.tx.readOnly || s.r.Empty() || (!s.ended && s.last.IsZero()) {
+	if !s.tx.track || s.r.Empty() || (!s.ended && s.last.IsZero()) {
 		return
 	}
 	seen := s.r

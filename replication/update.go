@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -8,8 +9,12 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/replication/internal/ask"
 	"github.com/distributedcache/cache/replication/internal/command"
+	"github.com/distributedcache/cache/replication/internal/inflight"
 )
 
 const (
@@ -20,33 +25,167 @@ const (
 	maxBackoff = 20 * time.Millisecond
 )
 
-// View runs fn on one consistent cut over all shards.
-func (h *Host) View(ctx context.Context, limits base.Limits, fn func(*Tx) error) error {
+// View runs fn on one consistent cut over all shards. Where a snapshot is not
+// one, it runs fn again until nothing of what it read has changed, but not more than
+// so many times; 0 = the default.
+func (h *Host) View(ctx context.Context, limits base.Limits, attempts int, fn func(*Tx) error) error {
+	attempts = cmp.Or(attempts, defaultAttempts)
+	for attempt := range attempts {
+		if attempt > 0 {
+			if err := backoff(ctx, attempt); err != nil {
+				return err
+			}
+		}
+		again, err := h.viewOnce(ctx, limits, fn)
+		if !again {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: what was read kept changing in %d attempts", base.ErrConflict, attempts)
+}
+
+func (h *Host) viewOnce(ctx context.Context, limits base.Limits, fn func(*Tx) error) (again bool, err error) {
 	tx, err := h.newTx(ctx, limits, true)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer tx.close()
-	if err := fn(tx); err != nil {
-		return err
+	return tx.conclude(fn(tx))
+}
+
+// conclude ends a transaction that writes nothing: its function returned with
+// err, which counts only if what it read was of one moment.
+func (tx *Tx) conclude(err error) (again bool, _ error) {
+	if !tx.h.log.Cut() {
+		same, cause := tx.unchanged()
+		if cause != nil {
+			return false, cause
+		}
+		if !same {
+			return true, nil
+		}
 	}
-	return tx.view.settle(ctx)
+	if err != nil {
+		return false, err
+	}
+	return false, tx.view.settle(tx.ctx)
+}
+
+// unchanged reports whether everything that the transaction has read is still
+// so. As versions never come again, and no key was removed of what was absent, it
+// then was so all the time since it was read, on all shards at once.
+func (tx *Tx) unchanged() (bool, error) {
+	parts := tx.txn(base.RequestID{}).Parts
+	if len(parts) < 2 && !tx.view.marks.Any() {
+		return true, nil // a snapshot of one shard is of one moment
+	}
+	var here, away []command.Part
+	var shards []base.ShardID
+	for _, p := range parts {
+		if slices.Contains(tx.view.away, p.Shard) {
+			away = append(away, p)
+		} else {
+			here, shards = append(here, p), append(shards, p.Shard)
+		}
+	}
+	if same, err := tx.unchangedHere(here, shards); err != nil || !same {
+		return false, err
+	}
+	return tx.unchangedAway(away)
+}
+
+// unchangedHere is unchanged for the shards that are read here.
+func (tx *Tx) unchangedHere(parts []command.Part, shards []base.ShardID) (bool, error) {
+	if len(parts) == 0 {
+		return true, nil
+	}
+	here, away := tx.h.split(shards, base.ReadOptions{})
+	if len(away) > 0 {
+		return false, nil // a replica has left meanwhile: read again
+	}
+	if err := tx.h.log.Current(tx.ctx, shards); err != nil {
+		return false, err
+	}
+	v, err := tx.h.readView(tx.ctx, shards, base.All(), base.ReadOptions{})
+	if err != nil && !tx.h.still(here) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer v.close()
+	v.now = tx.view.now // what had not expired for the transaction has not now
+	for i := range parts {
+		if same, err := v.has(tx.ctx, &parts[i]); err != nil || !same {
+			return false, err
+		}
+		r := tx.h.groups[parts[i].Shard].replica.Load()
+		if r == nil || (readsAbsence(&parts[i].Command) && r.machine.Removed() != tx.removed[parts[i].Shard]) {
+			return false, nil
+		}
+	}
+	return tx.h.still(here), nil
+}
+
+// unchangedAway is unchanged for the shards that other nodes are asked for.
+func (tx *Tx) unchangedAway(parts []command.Part) (bool, error) {
+	verdicts := make([]ask.Verdict, len(parts))
+	var all errgroup.Group
+	for i := range parts {
+		all.Go(func() (err error) {
+			verdicts[i], err = tx.h.far.Check(tx.ctx, &parts[i])
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return false, err
+	}
+	for i, v := range verdicts {
+		mark, _ := tx.view.marks.First(parts[i].Shard)
+		if !v.Yes || (readsAbsence(&parts[i].Command) && v.Version != mark) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// readsAbsence reports whether the command depends on keys not being there. That
+// has no version, and so may have come again: a key may have been there and been
+// removed between two looks.
+func readsAbsence(cmd *command.Command) bool {
+	absent := func(r command.Read) bool { return r.Version == 0 }
+	return len(cmd.Ranges) > 0 || slices.ContainsFunc(cmd.Reads, absent)
+}
+
+// has reports whether the reads of a part hold in the view.
+func (v *view) has(ctx context.Context, part *command.Part) (bool, error) {
+	for _, read := range part.Command.Reads {
+		it, err := v.getFrom(ctx, part.Shard, read.Key)
+		if err != nil || it.Version != read.Version {
+			return false, err
+		}
+	}
+	for _, read := range part.Command.Ranges {
+		var digest command.RangeDigest
+		only := v.h.group(part.Shard).self[:]
+		for it, err := range v.scan(ctx, only, read.Range, base.ReadOptions{KeysOnly: true}) {
+			if err != nil {
+				return false, err
+			}
+			digest.Add(it.Key, it.Version)
+		}
+		if digest.Sum() != read.Digest {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // Update runs fn and applies what it wrote, if nothing that it read has
 // changed; else it runs fn again. The version is that of the writes, 0 if
 // there were none.
 func (h *Host) Update(ctx context.Context, limits base.Limits, opts base.TxOptions, fn func(*Tx) error) (base.Version, error) {
-	if !opts.RequestID.IsZero() {
-		version, known, err := h.repeated(ctx, opts.RequestID)
-		if err != nil || known {
-			return version, err
-		}
-	}
-	attempts := opts.MaxAttempts
-	if attempts == 0 {
-		attempts = defaultAttempts
-	}
+	attempts := cmp.Or(opts.MaxAttempts, defaultAttempts)
 	for attempt := range attempts {
 		if attempt > 0 {
 			if err := backoff(ctx, attempt); err != nil {
@@ -58,7 +197,7 @@ func (h *Host) Update(ctx context.Context, limits base.Limits, opts base.TxOptio
 			return version, err
 		}
 	}
-	return 0, notApplied(fmt.Errorf("%w: what the transaction read kept changing in %d attempts", base.ErrConflict, attempts))
+	return 0, inflight.NotApplied(fmt.Errorf("%w: what the transaction read kept changing in %d attempts", base.ErrConflict, attempts))
 }
 
 // attempt runs fn once and tries to commit what it wrote.
@@ -68,12 +207,22 @@ func (h *Host) attempt(ctx context.Context, limits base.Limits, id base.RequestI
 		return 0, false, err
 	}
 	defer tx.close()
-	if err := fn(tx); err != nil {
-		return 0, false, err
+	if version, known, err := h.repeated(ctx, id, tx.here); err != nil || known {
+		return version, false, err
 	}
+	err = fn(tx)
 	tx.done = true
-	if len(tx.writes) == 0 && id.IsZero() {
-		return 0, false, tx.view.settle(ctx)
+	if err != nil && !id.IsZero() {
+		// An earlier call may have been decided just now, and fn have refused what
+		// that wrote.
+		if version, known, err := h.repeated(ctx, id, nearby{}); err != nil || known {
+			return version, false, err
+		}
+	}
+	if err != nil || (len(tx.writes) == 0 && id.IsZero()) {
+		tx.writes = nil
+		conflict, err = tx.conclude(err)
+		return 0, conflict, err
 	}
 	txn := tx.txn(id)
 	if err := h.log.Propose(ctx, txn); err != nil {
@@ -96,19 +245,23 @@ func backoff(ctx context.Context, attempt int) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return notApplied(unavailable(ctx))
+		return inflight.NotApplied(unavailable(ctx))
 	}
 }
 
-// repeated reports whether an Update with this id has been decided before. Its
-// function need not run again then, and must not: it would see its own writes.
-func (h *Host) repeated(ctx context.Context, id base.RequestID) (base.Version, bool, error) {
-	found, err := h.recall(id)
+// repeated reports whether an Update with this id has been decided before; see
+// recall. Its function need not run again then, and must not: it
+// would see its own writes.
+func (h *Host) repeated(ctx context.Context, id base.RequestID, arrived nearby) (base.Version, bool, error) {
+	if id.IsZero() {
+		return 0, false, nil
+	}
+	found, err := h.recall(ctx, id, h.groups[h.anchorOf(id)].self[:], arrived)
 	if err != nil || found == nil {
 		return 0, false, err
 	}
 	if found.Digest != command.Digest(nil) {
-		return 0, true, notApplied(base.ErrRequestReused)
+		return 0, true, inflight.NotApplied(base.ErrRequestReused)
 	}
 	anchor := h.anchorOf(id)
 	return found.Result.Version, true, h.log.Settle(ctx, anchor, found.At)

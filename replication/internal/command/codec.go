@@ -28,8 +28,9 @@ const (
 	hasReads
 	hasRanges
 	hasSweep
+	hasStep
 
-	knownSections = hasRequest | hasReads | hasRanges | hasSweep
+	knownSections = hasRequest | hasReads | hasRanges | hasSweep | hasStep
 )
 
 // Append appends the binary form of c:
@@ -39,6 +40,7 @@ const (
 //	[count, reads: key, version u64]
 //	[count, ranges: start key, end key, digest u64]
 //	[count, expired: key, at u64, version u64 | requestsTo uvarint]
+//	[step, see appendStep]
 //	count, writes
 //
 // A key is two length-prefixed strings; counts and lengths are uvarints.
@@ -65,6 +67,9 @@ func (c *Command) Append(buf []byte) []byte {
 	if !c.Sweep.Empty() {
 		buf = appendSweep(buf, &c.Sweep)
 	}
+	if c.Step.Kind != StepNone {
+		buf = appendStep(buf, &c.Step)
+	}
 	buf = wire.AppendUvarint(buf, uint64(len(c.Writes)))
 	for i := range c.Writes {
 		buf = appendWrite(buf, &c.Writes[i])
@@ -84,6 +89,9 @@ func (c *Command) sections() (bits byte) {
 	}
 	if !c.Sweep.Empty() {
 		bits |= hasSweep
+	}
+	if c.Step.Kind != StepNone {
+		bits |= hasStep
 	}
 	return bits
 }
@@ -140,6 +148,9 @@ func Decode(buf []byte) (*Command, error) {
 	}
 	if sections&hasSweep != 0 {
 		c.Sweep = decodeSweep(r)
+	}
+	if sections&hasStep != 0 {
+		c.Step = decodeStep(r)
 	}
 	c.Writes = decodeWrites(r)
 	if r.Err() == nil && c.sections() != sections {

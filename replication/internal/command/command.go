@@ -37,6 +37,8 @@ type Command struct {
 	Writes []base.Write
 	// Sweep removes what has run out. Only chores carry it.
 	Sweep Sweep
+	// Step makes the command part of a transaction over several shards.
+	Step Step
 }
 
 // Read says that a transaction saw Key at Version; 0 = absent.
@@ -79,6 +81,11 @@ const (
 	StatusMismatch               // a condition did not hold; nothing was applied
 	StatusConflict               // something read has changed; nothing was applied
 	StatusReused                 // the request id belongs to another request; nothing was applied
+	StatusLocked                 // a transaction holds a key; nothing was applied, see Holder
+	StatusExpired                // the transaction has ended without being applied
+	StatusPending                // the transaction may still be applied
+
+	lastStatus = StatusPending
 )
 
 // Result is what became of a command. A replayed result is that of the first
@@ -94,6 +101,8 @@ type Result struct {
 	Versions []base.Version
 	// Failed lists, with StatusMismatch, the writes whose condition failed.
 	Failed []int
+	// Holder is, with StatusLocked, a transaction that holds a key.
+	Holder Holder
 }
 
 // Reset empties the result and keeps its memory.
@@ -140,11 +149,12 @@ func ttlMicros(ttl time.Duration) uint64 {
 	return uint64((ttl + time.Microsecond - 1) / time.Microsecond)
 }
 
-// ExpiresAt returns when a value written at stamp with this TTL expires, in
-// microseconds since the epoch; 0 = never.
-func ExpiresAt(stamp base.Version, ttl time.Duration) uint64 {
+// ExpiresAt returns when a value of this version and TTL expires, in microseconds
+// since the epoch; 0 = never. A version is a time of the shard's clock, by which
+// it is judged too.
+func ExpiresAt(version base.Version, ttl time.Duration) uint64 {
 	if ttl <= 0 {
 		return 0
 	}
-	return uint64(stamp) + ttlMicros(ttl)
+	return uint64(version) + ttlMicros(ttl)
 }

@@ -42,6 +42,19 @@ func samples() map[string]*Command {
 	}
 }
 
+// step is a command for a transaction over several shards.
+func step() *Command {
+	return &Command{
+		Stamp: 1700000000000002,
+		Step: Step{
+			Kind: StepDecide, Holder: Holder{Txn: base.RequestID{9, 8, 7}, Anchor: 29, Deadline: 1700000005000000},
+			At: 1700000000000001, Shards: []base.ShardID{3, 29, 200},
+			Outcome: Result{Status: StatusMismatch, Versions: []base.Version{4, 0}, Failed: []int{1}},
+		},
+		Writes: []base.Write{{Key: base.K("k", ""), Value: []byte("v")}},
+	}
+}
+
 func remembered() *Remembered {
 	return &Remembered{Sequence: 9, Digest: 8, At: 7, Result: Result{
 		Status: StatusMismatch, Versions: []base.Version{0, 5, 6}, Failed: []int{0, 2},
@@ -52,6 +65,7 @@ func TestGolden(t *testing.T) {
 	for name, cmd := range samples() {
 		golden(t, "command_v1_"+name, cmd.Append(nil))
 	}
+	golden(t, "command_v1_step", step().Append(nil))
 	golden(t, "remembered_v1", remembered().Append(nil))
 }
 

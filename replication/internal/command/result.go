@@ -27,16 +27,7 @@ func (m *Remembered) Append(buf []byte) []byte {
 	buf = wire.AppendUint64(buf, m.Sequence)
 	buf = wire.AppendUint64(buf, m.Digest)
 	buf = wire.AppendUint64(buf, uint64(m.At))
-	buf = wire.AppendUint64(buf, uint64(m.Result.Version))
-	buf = wire.AppendUvarint(buf, uint64(len(m.Result.Versions)))
-	for _, v := range m.Result.Versions {
-		buf = wire.AppendUint64(buf, uint64(v))
-	}
-	buf = wire.AppendUvarint(buf, uint64(len(m.Result.Failed)))
-	for _, i := range m.Result.Failed {
-		buf = wire.AppendUvarint(buf, uint64(i))
-	}
-	return buf
+	return appendOutcome(buf, &m.Result)
 }
 
 // DecodeRemembered is the inverse of Append. The error wraps base.ErrCorrupt.
@@ -51,26 +42,41 @@ func DecodeRemembered(buf []byte) (*Remembered, error) {
 		r.Fail("unknown status %d", m.Result.Status)
 	}
 	m.Sequence, m.Digest = r.Uint64(), r.Uint64()
-	m.At, m.Result.Version = base.Version(r.Uint64()), base.Version(r.Uint64())
-	if n := r.Count(base.HardMaxBatchOps, 8); n > 0 {
-		m.Result.Versions = make([]base.Version, n)
-	}
-	for i := range m.Result.Versions {
-		m.Result.Versions[i] = base.Version(r.Uint64())
-	}
-	if n := r.Count(len(m.Result.Versions), 1); n > 0 {
-		m.Result.Failed = make([]int, n)
-	}
-	for i := range m.Result.Failed {
-		at := r.Uvarint()
-		if at >= uint64(len(m.Result.Versions)) {
-			r.Fail("failed write %d of %d", at, len(m.Result.Versions))
-			break
-		}
-		m.Result.Failed[i] = int(at)
-	}
+	m.At = base.Version(r.Uint64())
+	readOutcome(r, &m.Result)
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("%w: remembered request: %w", base.ErrCorrupt, err)
 	}
 	return m, nil
+}
+
+// appendOutcome appends version u64 | count, versions u64 | count, failed uvarint.
+func appendOutcome(buf []byte, res *Result) []byte {
+	buf = wire.AppendUint64(buf, uint64(res.Version))
+	buf = wire.AppendUvarint(buf, uint64(len(res.Versions)))
+	for _, v := range res.Versions {
+		buf = wire.AppendUint64(buf, uint64(v))
+	}
+	buf = wire.AppendUvarint(buf, uint64(len(res.Failed)))
+	for _, i := range res.Failed {
+		buf = wire.AppendUvarint(buf, uint64(i))
+	}
+	return buf
+}
+
+// readOutcome is the inverse of appendOutcome. It reuses the memory of res.
+func readOutcome(r *wire.Reader, res *Result) {
+	res.Version = base.Version(r.Uint64())
+	res.Versions, res.Failed = res.Versions[:0], res.Failed[:0]
+	for range r.Count(base.HardMaxBatchOps, 8) {
+		res.Versions = append(res.Versions, base.Version(r.Uint64()))
+	}
+	for range r.Count(len(res.Versions), 1) {
+		at := r.Uvarint()
+		if at >= uint64(len(res.Versions)) {
+			r.Fail("failed write %d of %d", at, len(res.Versions))
+			return
+		}
+		res.Failed = append(res.Failed, int(at))
+	}
 }

@@ -12,7 +12,7 @@ const rangePage = 512
 // unchanged reports whether a range of the shard still has just the items that
 // a transaction saw. It reads storage, not the batch, so the caller applies
 // what the batch holds before it runs a command with ranges.
-func (m *Machine) unchanged(read command.RangeRead, stamp base.Version) (bool, error) {
+func (m *Machine) unchanged(read command.RangeRead, now base.Version) (bool, error) {
 	snap, err := m.store.NewSnapshot()
 	if err != nil {
 		return false, err
@@ -23,7 +23,7 @@ func (m *Machine) unchanged(read command.RangeRead, stamp base.Version) (bool, e
 	var digest command.RangeDigest
 	req := storage.PageRequest{
 		Shard: m.shard, Range: read.Range, KeysOnly: true,
-		MaxItems: rangePage, Now: uint64(stamp),
+		MaxItems: rangePage, Now: uint64(now),
 	}
 	var items []base.Item
 	for more := true; more; {

@@ -18,6 +18,7 @@ import (
 // Log is what is tested.
 type Log interface {
 	Propose(ctx context.Context, txn *command.Txn) error
+	Current(ctx context.Context, shards []base.ShardID) error
 	Settle(ctx context.Context, shard base.ShardID, v base.Version) error
 	Ordered() base.Version
 	InFlight() (waiting, refused int64)

@@ -1,4 +1,4 @@
-package replication
+package sololog
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/testkit"
 	"github.com/distributedcache/cache/replication/internal/command"
+	"github.com/distributedcache/cache/replication/internal/inflight"
 	"github.com/distributedcache/cache/replication/internal/kvfsm"
 	"github.com/distributedcache/cache/replication/internal/logtest"
 	"github.com/distributedcache/cache/storage"
@@ -28,7 +29,7 @@ type soloFixture struct {
 	durability storage.Durability
 	clock      base.Clock
 	store      *storage.Store
-	log        *sololog
+	log        *Log
 }
 
 func (f *soloFixture) open() {
@@ -36,7 +37,7 @@ func (f *soloFixture) open() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	head, err := loadSoloHead(store)
+	head, err := LoadHead(store)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -47,10 +48,10 @@ func (f *soloFixture) open() {
 		}
 	}
 	f.store = store
-	f.log = newSololog(soloConfig{
-		store: store, machines: machines, head: head, clock: f.clock, maxInFlight: 1000,
-		synced: f.durability == storage.Synced, syncInterval: time.Millisecond,
-		logger: slog.New(slog.DiscardHandler),
+	f.log = Open(Config{
+		Store: store, Machines: machines, Head: head, Clock: f.clock, MaxInFlight: 1000,
+		Synced: f.durability == storage.Synced, SyncInterval: time.Millisecond,
+		Logger: slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -93,9 +94,13 @@ func TestSololog(t *testing.T) {
 
 func (f *soloFixture) Propose(ctx context.Context, txn *command.Txn) error {
 	if f.log == nil {
-		return notApplied(base.ErrClosed)
+		return inflight.NotApplied(base.ErrClosed)
 	}
 	return f.log.Propose(ctx, txn)
+}
+
+func (f *soloFixture) Current(ctx context.Context, shards []base.ShardID) error {
+	return f.log.Current(ctx, shards)
 }
 
 func (f *soloFixture) Settle(ctx context.Context, shard base.ShardID, v base.Version) error {

@@ -1,4 +1,4 @@
-package replication
+package sololog
 
 import "sync"
 

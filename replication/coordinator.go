@@ -1,0 +1,355 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/replication/internal/command"
+	"github.com/distributedcache/cache/replication/internal/inflight"
+	"github.com/distributedcache/cache/replication/internal/kvfsm"
+)
+
+const (
+	// txnPatience is how long a transaction may hold keys before others may end
+	// it.
+	txnPatience = 5 * time.Second
+	// maxResolving is how many transactions may be resolved after their callers
+	// were answered; those of more wait.
+	maxResolving = 256
+	// tendPatience bounds one look at the transactions of a shard. What they wait for
+	// may be a shard that has lost its majority; the others must not wait for that.
+	tendPatience = time.Second
+	// maxTended is how many transactions one look cares for at a time.
+	maxTended = 16
+)
+
+// coordination is one attempt to apply a transaction on several shards, by two
+// phases: every shard checks its part and holds the keys, then the anchor
+// decides. The decision is the commit point; the caller is answered after it,
+// and the other shards follow. See kvfsm for what keeps others from contradicting
+// it.
+type coordination struct {
+	log    *raftlog
+	txn    *command.Txn
+	holder command.Holder
+}
+
+// blockage is why an attempt could not go on: a transaction that holds a key of
+// a shard, or nobody in particular.
+type blockage struct {
+	shard base.ShardID
+	by    command.Holder
+	known bool
+}
+
+// coordinate implements Propose for several shards.
+func (l *raftlog) coordinate(ctx context.Context, txn *command.Txn) error {
+	for attempt := 1; ; attempt++ {
+		c := &coordination{log: l, txn: txn, holder: command.Holder{
+			Txn:      base.NewRequestID(),
+			Anchor:   txn.Parts[txn.Anchor].Shard,
+			Deadline: l.deadline(txn),
+		}}
+		blocked, err := c.run(ctx)
+		if blocked == nil {
+			return err
+		}
+		if err := l.giveWay(ctx, *blocked, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+// deadline returns when others may end a transaction that begins now. The shards
+// judge that by their own clocks, which are ahead of this node's if another node
+// wrote to them whose clock is: as far as this node has seen. A shard that is
+// further ahead refuses the prepare and says where its clock is.
+func (l *raftlog) deadline(txn *command.Txn) base.Version {
+	now := base.VersionAt(l.clock())
+	for i := range txn.Parts {
+		now = max(now, l.group(txn.Parts[i].Shard).clock())
+	}
+	return now + base.Version(txnPatience.Microseconds())
+}
+
+// giveWay does what can be done about a blockage: it helps a transaction that
+// has been decided to its end, or ends one that is past its deadline, or waits.
+func (l *raftlog) giveWay(ctx context.Context, blocked blockage, attempt int) error {
+	if blocked.known {
+		pending, err := l.unlock(ctx, blocked.shard, blocked.by)
+		if err != nil { // of another transaction: whether that was applied is not said
+			return inflight.NotApplied(fmt.Errorf("%w: a transaction is in the way: %v", base.ErrUnavailable, err))
+		}
+		if !pending {
+			return nil
+		}
+	}
+	return backoff(ctx, attempt)
+}
+
+// run makes one attempt. It has come to an end unless there is a blockage.
+func (c *coordination) run(ctx context.Context) (*blockage, error) {
+	err := c.prepare(ctx)
+	if anchor := &c.txn.Parts[c.txn.Anchor].Result; c.over(anchor) { // whatever the others say
+		c.abort(ctx)
+		c.txn.Result = *anchor
+		return nil, nil
+	}
+	if err != nil {
+		c.abort(ctx)
+		return nil, err
+	}
+	res := &c.txn.Result
+	res.Reset()
+	for i := range c.txn.Parts {
+		part := &c.txn.Parts[i]
+		switch part.Result.Status {
+		case command.StatusLocked:
+			c.abort(ctx)
+			return &blockage{part.Shard, part.Result.Holder, true}, nil
+		case command.StatusExpired:
+			c.abort(ctx)
+			return &blockage{}, nil
+		}
+		res.Status = max(res.Status, part.Result.Status)
+		res.Version = max(res.Version, part.Result.Version)
+	}
+	if res.Status != command.StatusApplied {
+		return nil, c.refuse(ctx)
+	}
+	return c.decide(ctx)
+}
+
+// over reports whether the anchor says that the request was decided before.
+func (c *coordination) over(anchor *command.Result) bool {
+	return anchor.Replayed || anchor.Status == command.StatusReused
+}
+
+// prepare lets every shard check its part and hold its keys. After an error the
+// transaction will never be decided.
+func (c *coordination) prepare(ctx context.Context) error {
+	var all errgroup.Group
+	for i := range c.txn.Parts {
+		part := &c.txn.Parts[i]
+		part.Result.Reset()
+		cmd := part.Command
+		cmd.Step = command.Step{Kind: command.StepPrepare, Holder: c.holder}
+		one := &command.Txn{Parts: []command.Part{{Shard: part.Shard, Command: cmd}}}
+		if i == c.txn.Anchor {
+			one.Request, one.Digest = c.txn.Request, c.txn.Digest
+		}
+		all.Go(func() error {
+			err := c.log.proposeOne(ctx, one, true)
+			if err == nil {
+				part.Result = one.Result
+			}
+			return err
+		})
+	}
+	err := all.Wait()
+	var e *base.Error
+	if errors.As(err, &e) && e.Outcome != base.OutcomeNotApplied {
+		// The part may be held, but that is undone or runs out.
+		err = inflight.NotApplied(fmt.Errorf("%w: not all shards answered: %v", base.ErrUnavailable, err))
+	}
+	return err
+}
+
+// decide commits. The version is the newest that any shard gave.
+func (c *coordination) decide(ctx context.Context) (*blockage, error) {
+	res := &c.txn.Result
+	version := res.Version
+	for i := range c.txn.Parts {
+		part := &c.txn.Parts[i]
+		for j := range part.Result.Versions {
+			if part.Command.Writes[j].Kind == base.WritePut {
+				part.Result.Versions[j] = version
+			}
+		}
+	}
+	c.txn.Merge()
+	decided, err := c.log.step(ctx, c.holder.Anchor, command.Step{
+		Kind: command.StepDecide, Holder: c.holder, At: version, Shards: c.shards(), Outcome: *res,
+	}, c.txn)
+	if err != nil {
+		var e *base.Error
+		if errors.As(err, &e) && e.Outcome == base.OutcomeNotApplied {
+			c.abort(ctx)
+		}
+		return nil, err // if it is unknown, those who meet the keys find out
+	}
+	if decided.Status != command.StatusApplied {
+		c.abort(ctx)
+		return &blockage{}, nil
+	}
+	d := &kvfsm.Decided{Txn: c.holder.Txn, At: version, Shards: c.shards()} // the caller may reuse txn soon
+	c.log.background(ctx, func(ctx context.Context) { c.log.finish(ctx, d, c.holder.Anchor) })
+	return nil, nil
+}
+
+// refuse ends a transaction of which some check failed. The anchor remembers
+// that for a request that may be repeated.
+func (c *coordination) refuse(ctx context.Context) error {
+	c.txn.Merge()
+	c.txn.Result.Version = 0
+	if c.txn.Request.IsZero() || c.txn.Result.Status == command.StatusConflict {
+		c.abort(ctx)
+		return nil
+	}
+	res, err := c.log.step(ctx, c.holder.Anchor, command.Step{
+		Kind: command.StepDecide, Holder: c.holder, Outcome: c.txn.Result,
+	}, c.txn)
+	c.abort(ctx)
+	switch {
+	case err != nil: // whatever the anchor knows, this applied nothing
+		return inflight.NotApplied(fmt.Errorf("%w: the refusal could not be recorded: %v", base.ErrUnavailable, err))
+	case c.over(res): // another attempt at the request came first
+		c.txn.Result = *res
+	}
+	return nil
+}
+
+// abort lets every shard drop what it holds.
+func (c *coordination) abort(ctx context.Context) {
+	shards := c.shards()
+	c.log.background(ctx, func(ctx context.Context) {
+		for _, id := range shards {
+			_, _ = c.log.step(ctx, id, command.Step{Kind: command.StepAbort, Holder: c.holder}, nil)
+		}
+	})
+}
+
+func (c *coordination) shards() []base.ShardID {
+	ids := make([]base.ShardID, len(c.txn.Parts))
+	for i := range c.txn.Parts {
+		ids[i] = c.txn.Parts[i].Shard
+	}
+	return ids
+}
+
+// step proposes one step of a transaction. The request of the given transaction,
+// if there is one, goes along.
+func (l *raftlog) step(ctx context.Context, shard base.ShardID, s command.Step, of *command.Txn) (*command.Result, error) {
+	one := &command.Txn{Parts: []command.Part{{Shard: shard, Command: command.Command{Step: s}}}}
+	if of != nil {
+		one.Request, one.Digest = of.Request, of.Digest
+	}
+	err := l.proposeOne(ctx, one, true)
+	return &one.Result, err
+}
+
+// background runs fn after the caller was answered. If too many do so already, it
+// runs before, but not for longer than the caller has time: Tend does what is left.
+func (l *raftlog) background(ctx context.Context, fn func(context.Context)) {
+	select {
+	case l.resolving <- struct{}{}:
+		if l.followUps.spawn(func() { fn(context.Background()); <-l.resolving }) {
+			return
+		}
+		<-l.resolving
+	default:
+		fn(ctx)
+	}
+}
+
+// finish lets all shards apply a transaction that was decided, and then the
+// anchor forget it. What does not succeed is tried again by Tend.
+func (l *raftlog) finish(ctx context.Context, d *kvfsm.Decided, anchor base.ShardID) {
+	var all errgroup.Group
+	holder := command.Holder{Txn: d.Txn, Anchor: anchor}
+	for _, id := range d.Shards {
+		if id != anchor {
+			all.Go(func() error {
+				_, err := l.step(ctx, id, command.Step{Kind: command.StepCommit, Holder: holder, At: d.At}, nil)
+				return err
+			})
+		}
+	}
+	if all.Wait() == nil {
+		_, _ = l.step(ctx, anchor, command.Step{Kind: command.StepForget, Holder: holder}, nil)
+	}
+}
+
+// unlock asks the anchor of a transaction what became of it, and lets the shard
+// that it holds a key of follow. It is pending if it may still be decided.
+func (l *raftlog) unlock(ctx context.Context, shard base.ShardID, by command.Holder) (pending bool, err error) {
+	d, err := l.outcome(ctx, by)
+	if err != nil {
+		return false, err
+	}
+	if d != nil {
+		_, err = l.step(ctx, shard, command.Step{Kind: command.StepCommit, Holder: by, At: d.At}, nil)
+		return false, err
+	}
+	if base.VersionAt(l.clock()) <= by.Deadline {
+		return true, nil
+	}
+	res, err := l.step(ctx, by.Anchor, command.Step{Kind: command.StepExpire, Holder: by}, nil)
+	if err != nil {
+		return false, err
+	}
+	next := command.Step{Kind: command.StepCommit, Holder: by, At: res.Version}
+	switch res.Status {
+	case command.StatusPending:
+		return true, nil
+	case command.StatusExpired:
+		next.Kind = command.StepAbort
+	}
+	_, err = l.step(ctx, shard, next, nil)
+	return false, err
+}
+
+// outcome asks the anchor of a transaction whether it was applied; nil if not, or
+// not yet, or if that was forgotten because all shards have followed.
+func (l *raftlog) outcome(ctx context.Context, by command.Holder) (*kvfsm.Decided, error) {
+	g := l.group(by.Anchor)
+	for {
+		r := l.here(g)
+		if r == nil && l.far.Any() {
+			return l.far.Outcome(ctx, by.Anchor, by.Txn)
+		}
+		if err := g.pass(ctx); err != nil {
+			return nil, err
+		}
+		d, err := kvfsm.Outcome(g.space, by.Txn)
+		if g.replica.Load() == r {
+			return d, err
+		}
+	}
+}
+
+// Tend implements log: it ends the transactions whose coordinator has not.
+func (l *raftlog) Tend(ctx context.Context, shard base.ShardID) error {
+	r := l.group(shard).replica.Load()
+	if r == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, tendPatience)
+	defer cancel()
+	now := l.clock()
+	var all errgroup.Group
+	all.SetLimit(maxTended)
+	for _, by := range r.machine.Prepared() {
+		if base.VersionAt(now) > by.Deadline {
+			all.Go(func() error {
+				_, err := l.unlock(ctx, shard, by)
+				return err
+			})
+		}
+	}
+	decided, err := kvfsm.Outcomes(l.store.Space(shard), maxResolving)
+	for _, d := range decided {
+		if now.Sub(d.At.Time()) > txnPatience { // else its coordinator is at it
+			all.Go(func() error {
+				l.finish(ctx, d, shard)
+				return nil
+			})
+		}
+	}
+	return errors.Join(err, all.Wait())
+}
