@@ -1,0 +1,9 @@
+package catalog
+
+import (
+	"testing"
+
+	"github.com/distributedcache/cache/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.VerifyNoLeaks(m) }
