@@ -6,15 +6,28 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/distributedcache/cache/cluster"
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/metrics"
 	"github.com/distributedcache/cache/storage"
 )
 
-// Nodes describes the nodes of the cluster: this one.
+// Nodes describes the nodes of the cluster, or this one if it is by itself.
 func (n *Node) Nodes(ctx context.Context) ([]base.NodeInfo, error) {
 	if err := alive(ctx); err != nil {
 		return nil, n.fail("nodes", base.Key{}, -1, err)
+	}
+	if n.member != nil {
+		infos, err := n.member.cluster.Nodes(ctx)
+		if err != nil {
+			return nil, n.fail("nodes", base.Key{}, -1, err)
+		}
+		for i := range infos {
+			if infos[i].Self {
+				infos[i].UsedDisk = n.store.Stats().DiskBytes
+			}
+		}
+		return infos, nil
 	}
 	state := "active"
 	if n.life.closed() {
@@ -31,6 +44,13 @@ func (n *Node) Nodes(ctx context.Context) ([]base.NodeInfo, error) {
 func (n *Node) Shards(ctx context.Context) ([]base.ShardInfo, error) {
 	if err := alive(ctx); err != nil {
 		return nil, n.fail("shards", base.Key{}, -1, err)
+	}
+	if n.member != nil {
+		infos, err := n.member.cluster.ShardInfos(ctx)
+		if err != nil {
+			return nil, n.fail("shards", base.Key{}, -1, err)
+		}
+		return infos, nil
 	}
 	state := "serving"
 	if n.life.closed() {
@@ -125,6 +145,9 @@ func (n *Node) Compact(ctx context.Context, progress func(base.Progress)) error 
 // the call into a new directory.
 func (n *Node) Backup(ctx context.Context, dir string, progress func(base.Progress)) error {
 	return n.work(ctx, metrics.OpBackup, func() error {
+		if n.member != nil {
+			return fmt.Errorf("%w: a backup is made of a node by itself; that of a cluster is not part of this version", base.ErrInvalid)
+		}
 		snap, err := n.store.NewSnapshot()
 		if err != nil {
 			return err
@@ -152,40 +175,54 @@ func (n *Node) work(ctx context.Context, op metrics.Op, fn func() error) (err er
 	return nil
 }
 
-// errAlone is what a node by itself says to work that needs others.
-func (n *Node) errAlone(ctx context.Context, op string) error {
-	err := n.begin(ctx)
-	if err == nil {
-		err = fmt.Errorf("%w: this node has no peers", base.ErrInvalid)
-	}
-	return n.fail(op, base.Key{}, -1, err)
-}
-
 // Rebalance spreads the shards evenly: on one node they are.
 func (n *Node) Rebalance(ctx context.Context) (base.Plan, error) {
-	if err := n.begin(ctx); err != nil {
+	plan := base.Plan{Moves: []base.Move{}}
+	err := n.begin(ctx)
+	if err == nil && n.member != nil {
+		plan, err = n.member.cluster.Rebalance(ctx)
+	}
+	if err != nil {
 		return base.Plan{}, n.fail("rebalance", base.Key{}, -1, err)
 	}
-	return base.Plan{Moves: []base.Move{}}, nil
+	return plan, nil
 }
 
 // Drain moves the shards off a node.
-func (n *Node) Drain(ctx context.Context, _ string, _ func(base.Progress)) error {
-	return n.errAlone(ctx, "drain")
+func (n *Node) Drain(ctx context.Context, node string, progress func(base.Progress)) error {
+	return n.together(ctx, "drain", -1, func(c *cluster.Cluster) error { return c.Drain(ctx, node, progress) })
 }
 
 // Remove takes a node out of the cluster.
-func (n *Node) Remove(ctx context.Context, _ string) error { return n.errAlone(ctx, "remove") }
+func (n *Node) Remove(ctx context.Context, node string) error {
+	return n.together(ctx, "remove", -1, func(c *cluster.Cluster) error { return c.Remove(ctx, node) })
+}
 
 // TransferLeader hands a shard to another leader. A node by itself leads all.
-func (n *Node) TransferLeader(ctx context.Context, shard int, nodeID string) error {
-	if shard >= 0 && shard < n.host.Shards() && nodeID == n.id {
+func (n *Node) TransferLeader(ctx context.Context, shard int, node string) error {
+	if n.member == nil && shard >= 0 && shard < n.host.Shards() && node == n.id {
 		if err := n.begin(ctx); err != nil {
 			return n.fail("transferleader", base.Key{}, shard, err)
 		}
 		return nil
 	}
-	return n.errAlone(ctx, "transferleader")
+	return n.together(ctx, "transferleader", shard, func(c *cluster.Cluster) error { return c.TransferLeader(ctx, shard, node) })
+}
+
+// together runs work that needs others.
+func (n *Node) together(ctx context.Context, op string, shard int, fn func(*cluster.Cluster) error) error {
+	err := n.begin(ctx)
+	switch {
+	case err != nil:
+	case n.member == nil:
+		err = fmt.Errorf("%w: this node has no peers", base.ErrInvalid)
+	default:
+		err = fn(n.member.cluster)
+	}
+	if err != nil {
+		return n.fail(op, base.Key{}, shard, err)
+	}
+	return nil
 }
 
 // VerifyBackup checks every byte of a backup.

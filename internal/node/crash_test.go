@@ -80,8 +80,8 @@ func (r *crashRun) promised() map[int]int {
 }
 
 func crashWhileWriting(t *testing.T, rng *rand.Rand, crashes int, total *ledger) {
-	fs := vfs.NewCrashableMem()
-	run := &crashRun{node: openTest(t, testConfig(freshLogs{fs}, storage.Synced)), total: total, floor: map[int]int{}}
+	fs := testkit.NewCrashFS()
+	run := &crashRun{node: openTest(t, testConfig(fs, storage.Synced)), total: total, floor: map[int]int{}}
 	ctx, stop := context.WithCancel(testkit.Context(t))
 	var workers sync.WaitGroup
 	for w := range crashWriters {
@@ -104,17 +104,6 @@ func crashWhileWriting(t *testing.T, rng *rand.Rand, crashes int, total *ledger)
 	if err := run.node.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-}
-
-// freshLogs does not recycle files: in the memory file system that takes a lock
-// twice and would hang with a clone in between.
-type freshLogs struct{ *vfs.MemFS }
-
-func (f freshLogs) ReuseForWrite(from, to string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	if err := f.Remove(from); err != nil {
-		return nil, err
-	}
-	return f.Create(to, category)
 }
 
 // pause lets the writers go on for a random moment.

@@ -185,7 +185,7 @@ func fillAndRecover(t *testing.T, n *Node, disk *fullDisk) (refused, unknown int
 	acked := map[base.Key]int{}
 	value := strings.Repeat("x", 10_000)
 	write := func(i int) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), 250*time.Millisecond)
 		defer cancel()
 		key := base.K(fmt.Sprint("k", i%50), "")
 		_, err := n.Write(ctx, put(key, strconv.Itoa(i)+value), base.RequestID{})
@@ -219,7 +219,7 @@ func fillAndRecover(t *testing.T, n *Node, disk *fullDisk) (refused, unknown int
 	}
 	mustHave("on a full disk")
 	disk.budget.Add(1 << 30)
-	testkit.Eventually(t, 20*time.Second, "writes to resume", func() bool { return write(1_000_000) == nil })
+	testkit.Eventually(t, time.Minute, "writes to resume", func() bool { return write(1_000_000) == nil })
 	mustHave("with room again")
 	return refused, unknown
 }

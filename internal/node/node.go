@@ -23,6 +23,7 @@ type Node struct {
 	opened  time.Time
 	store   *storage.Store
 	host    *replication.Host
+	member  *member // nil without a cluster
 	metrics *metrics.Set
 	life    lifecycle
 
@@ -36,52 +37,89 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := alive(ctx); err != nil {
 		return nil, &base.Error{Op: "open", Shard: -1, Outcome: base.OutcomeNotApplied, Err: err}
 	}
-	n, err := open(cfg.withDefaults())
+	n, err := open(ctx, cfg.withDefaults())
 	if err != nil {
 		return nil, &base.Error{Op: "open", Shard: -1, Outcome: base.OutcomeNotApplied, Err: err}
 	}
 	return n, nil
 }
 
-func open(cfg Config) (*Node, error) {
+func open(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n := &Node{cfg: cfg, opened: cfg.Clock(), unregister: func() {}, stopWatch: func() {}}
 	n.life.init(cfg.OnFatal)
-	engine := cfg.engine()
-	engine.OnFence = n.life.fence
-	var err error
-	if n.store, err = storage.Open(engine); err != nil {
-		return nil, err
+	if cfg.Cluster != nil {
+		err = n.openMember(ctx)
+	} else {
+		err = n.openAlone()
 	}
-	n.id = n.store.Identity().NodeID
-	n.metrics = metrics.New(metrics.Config{
-		Node: n.id, SlowOp: cfg.SlowOp, Logger: cfg.Logger, OnAlert: cfg.OnAlert, Clock: cfg.Clock,
-	})
-	if n.host, err = n.openHost(); err != nil {
-		return nil, errors.Join(err, n.store.Close())
+	if err != nil {
+		return nil, err
 	}
 	if n.unregister, err = n.metrics.Register(cfg.Registerer, n.stats); err != nil {
 		n.unregister = func() {}
 		return nil, errors.Join(err, n.Close())
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	if n.member != nil {
+		if err := n.member.cluster.Start(ctx, n.host); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
+	watching, cancel := context.WithCancel(context.Background())
 	n.stopWatch = cancel
-	n.workers.Go(func() { n.watch(ctx) })
+	n.workers.Go(func() { n.watch(watching) })
 	return n, nil
 }
 
-func (n *Node) openHost() (*replication.Host, error) {
+// openAlone opens the store and the shards of a node by itself, or of one whose
+// peers are fixed.
+func (n *Node) openAlone() (err error) {
+	engine := n.cfg.engine()
+	engine.OnFence = n.life.fence
+	if n.store, err = storage.Open(engine); err != nil {
+		return err
+	}
+	n.observe()
+	if n.host, err = n.openHost(); err != nil {
+		return errors.Join(err, n.store.Close())
+	}
+	return nil
+}
+
+// observe makes the instruments of the node, whose id is known by now.
+func (n *Node) observe() {
+	n.id = n.store.Identity().NodeID
+	n.metrics = metrics.New(metrics.Config{
+		Node: n.id, SlowOp: n.cfg.SlowOp, Logger: n.cfg.Logger, OnAlert: n.cfg.OnAlert, Clock: n.cfg.Clock,
+	})
+}
+
+// hostConfig is how the shards are run, whoever orders them.
+func (n *Node) hostConfig() replication.Config {
 	durability := n.cfg.Storage.Durability
 	interval := time.Duration(0)
 	if durability == storage.Relaxed && n.cfg.Dir != "" {
 		interval = n.cfg.SyncInterval
 	}
-	return replication.OpenSolo(replication.Config{
+	return replication.Config{
 		Store: n.store, Clock: n.cfg.Clock, Logger: n.cfg.Logger,
 		Synced:       durability == storage.Synced && n.cfg.Dir != "",
 		SyncInterval: interval, MaxInFlight: n.cfg.Limits.MaxInFlight,
 		RequestRetention: n.cfg.Requests.Retention, MaxRequests: n.cfg.Requests.MaxPerShard,
 		SweepInterval: n.cfg.SweepInterval,
-	})
+	}
+}
+
+func (n *Node) openHost() (*replication.Host, error) {
+	cfg := n.hostConfig()
+	if n.cfg.Raft == nil {
+		return replication.OpenSolo(cfg)
+	}
+	raft := *n.cfg.Raft
+	raft.OnFail = n.life.fence
+	if raft.FS == nil {
+		raft.FS = n.cfg.Storage.FS
+	}
+	return replication.OpenRaft(cfg, raft)
 }
 
 // Close finishes the writes that were accepted and closes the node. It is
@@ -91,8 +129,15 @@ func (n *Node) Close() error {
 		n.stopWatch()
 		n.workers.Wait()
 		n.unregister()
+		if n.member != nil {
+			n.member.cluster.Close()
+		}
 		n.host.Close()
-		if err := n.store.Close(); err != nil {
+		err := n.store.Close()
+		if n.member != nil {
+			n.member.close()
+		}
+		if err != nil {
 			return n.fail("close", base.Key{}, -1, err)
 		}
 		return nil

@@ -31,7 +31,7 @@ func (n *Node) get(ctx context.Context, key base.Key, ro base.ReadOptions) (base
 	}
 	n.metrics.TouchKey(key)
 	id := n.shardOf(key)
-	item, err := n.host.Get(ctx, id, key, ro.Stale)
+	item, err := n.host.Get(ctx, id, key, ro)
 	if err != nil {
 		return item, n.fail("get", key, int(id), err)
 	}
@@ -54,7 +54,7 @@ func (n *Node) MultiGet(ctx context.Context, keys []base.Key, ro base.ReadOption
 	for _, key := range keys {
 		n.metrics.TouchKey(key)
 	}
-	if items, err = n.host.MultiGet(ctx, keys, ro.Stale); err != nil {
+	if items, err = n.host.MultiGet(ctx, keys, ro); err != nil {
 		return nil, n.fail("multiget", base.Key{}, -1, err)
 	}
 	return items, nil
@@ -181,17 +181,34 @@ func (n *Node) checkEach(ws []base.Write, to base.TxOptions) error {
 }
 
 // View runs fn on one consistent cut.
-func (n *Node) View(ctx context.Context, fn func(*Tx) error, _ base.TxOptions) (err error) {
+func (n *Node) View(ctx context.Context, fn func(*Tx) error, to base.TxOptions) (err error) {
 	start := n.metrics.Start()
 	defer func() { n.metrics.Done(metrics.OpView, start, base.Key{}, 0, err) }()
 	if err := n.begin(ctx); err != nil {
 		return n.fail("view", base.Key{}, -1, err)
 	}
-	var own error // of fn, which goes to the caller as it is
-	if err := n.host.View(ctx, n.cfg.Limits, func(tx *Tx) error { own = fn(tx); return own }); err != nil && own == nil {
+	err = n.host.View(ctx, n.cfg.Limits, to.MaxAttempts, callersOwn(fn))
+	if own, ok := err.(*ownError); ok {
+		return own.error
+	}
+	if err != nil {
 		return n.fail("view", base.Key{}, -1, err)
 	}
-	return own
+	return nil
+}
+
+// ownError is an error of the caller's function, which goes back as it is, but
+// only if the host says that it counts: the function may have read what was not
+// of one moment, and another run of it may have succeeded.
+type ownError struct{ error }
+
+func callersOwn(fn func(*Tx) error) func(*Tx) error {
+	return func(tx *Tx) error {
+		if err := fn(tx); err != nil {
+			return &ownError{err}
+		}
+		return nil
+	}
 }
 
 // Update runs fn and applies its writes if nothing it read has changed, else
@@ -202,12 +219,14 @@ func (n *Node) Update(ctx context.Context, fn func(*Tx) error, to base.TxOptions
 	if err := n.begin(ctx); err != nil {
 		return 0, n.failWrite("update", base.Key{}, -1, to.RequestID, err)
 	}
-	var own error
-	version, err = n.host.Update(ctx, n.cfg.Limits, to, func(tx *Tx) error { own = fn(tx); return own })
-	if err != nil && own == nil {
+	version, err = n.host.Update(ctx, n.cfg.Limits, to, callersOwn(fn))
+	if own, ok := err.(*ownError); ok {
+		return 0, own.error
+	}
+	if err != nil {
 		return 0, n.failWrite("update", base.Key{}, -1, to.RequestID, err)
 	}
-	return version, own
+	return version, nil
 }
 
 // Outcome tells what became of the write with this request id.
