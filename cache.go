@@ -51,7 +51,12 @@ func OpenContext(ctx context.Context, opts Options) (*Cache, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, refused("open", Key{}, err)
 	}
-	n, err := node.Open(ctx, opts.resolve())
+	cfg := opts.resolve()
+	var err error
+	if cfg.Cluster, err = opts.resolveCluster(); err != nil {
+		return nil, refused("open", Key{}, err)
+	}
+	n, err := node.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"context"
+	"crypto/tls"
 	"iter"
 	"log/slog"
 	"time"
@@ -150,7 +151,9 @@ var (
 			Addr: "", Advertise: "", Peers: []string(nil), Name: "", Expect: 0, ReplicationFactor: 0, Zone: "",
 			Insecure: false, DeadNodeGrace: time.Duration(0), MaxClockOffset: time.Duration(0), SnapshotBytesPerSec: int64(0),
 		},
-		Security: cache.SecurityOptions{},
+		Security: cache.SecurityOptions{TLS: cache.TLSOptions{
+			CertFile: "", KeyFile: "", CAFile: "", Provider: (func() (*tls.Config, error))(nil),
+		}},
 		Limits:   cache.LimitOptions{MaxValueBytes: 0, MaxBatchOps: 0, MaxBatchBytes: 0, MaxInFlight: 0},
 		Requests: cache.RequestOptions{Retention: time.Duration(0), MaxPerShard: 0},
 		Observe: cache.ObserveOptions{

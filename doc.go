@@ -32,15 +32,27 @@
 //   - A command is the message that changes a shard; nothing else does.
 //   - A transaction is a set of conditions and writes of which all are applied
 //     or none, on any shards.
-//   - Solo is running without a cluster. This version runs solo.
+//   - A node is one process that has the cache open; a replica is its copy of a
+//     shard; the leader is the replica that orders the shard's commands.
+//   - The catalog is the replicated record of the cluster itself: nodes, replicas,
+//     settings.
+//   - Solo is running without a cluster.
+//
+// # Clusters
+//
+// With [ClusterOptions].Addr a cache is a node of a cluster: without peers it
+// founds one by itself, with [ClusterOptions].Peers it joins theirs. Every node
+// serves every key. Each shard is replicated by raft (Ongaro and Ousterhout, 2014)
+// on as many nodes as [ClusterOptions].ReplicationFactor says; a write is answered
+// when a majority of them has it on disk.
 //
 // # What you can rely on
 //
 // With [Synced], the default, a write that returned without an error survives
 // kill -9 and power loss. With [Relaxed] the writes of the last
 // [StorageOptions].SyncInterval may be lost. Reads and transactions are strictly
-// serializable: a read sees every write that was acknowledged before it began. Stored data is checksummed; what fails its checksum is reported as
-// [ErrCorrupt] and never returned as a value.
+// serializable: a read sees every write that was acknowledged before it began.
+// Stored data is checksummed; what fails its checksum is reported as [ErrCorrupt] and never returned as a value.
 //
 // A disk that fails a write fences the cache: [Cache.Done] is closed,
 // [Cache.Err] says why, every call fails, and your process lives. The package

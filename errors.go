@@ -98,7 +98,8 @@ const (
 
 // Retryable reports whether the same call may succeed if it is simply made
 // again after a pause. It is false for [ErrIndeterminate]: repeat such a write
-// only with its request id.
+// only with its request id. A cache that has failed ([Cache.Done] is closed)
+// answers ErrUnavailable until it is opened again: stop retrying then.
 func Retryable(err error) bool { return base.Retryable(err) }
 
 // refused returns the error of a call that was refused before anything was

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"time"
 
@@ -26,6 +27,12 @@ const (
 	// DefaultMaxInFlight lets a disk that syncs slowly be kept busy, and keeps
 	// the memory of waiting writes of common size to some tens of megabytes.
 	DefaultMaxInFlight = 16384
+
+	DefaultClusterName       = "default"
+	DefaultReplicationFactor = 3
+	// DefaultDeadNodeGrace is longer than a restart or an upgrade takes.
+	DefaultDeadNodeGrace  = 5 * time.Minute
+	DefaultMaxClockOffset = 500 * time.Millisecond
 
 	DefaultRequestRetention   = 10 * time.Minute
 	DefaultRequestMaxPerShard = 100_000
@@ -57,10 +64,9 @@ type Options struct {
 	Shards int
 	// Storage configures the storage engine.
 	Storage StorageOptions
-	// Cluster is reserved: this version runs solo and refuses anything but the
-	// zero value.
+	// Cluster makes the node one of a cluster; its zero value is a node by itself.
 	Cluster ClusterOptions
-	// Security is reserved and has no fields yet.
+	// Security configures how nodes show one another who they are.
 	Security SecurityOptions
 	// Limits bound what one call may ask for, and how many may wait.
 	Limits LimitOptions
@@ -138,12 +144,15 @@ type StorageOptions struct {
 	DiskReserveBytes int64
 }
 
-// ClusterOptions describe the cluster that the node is part of. They are
-// reserved: this version runs solo, and Validate refuses anything but the zero
-// value.
+// ClusterOptions describe the cluster that the node is part of.
+//
+// A directory that has been in a cluster rejoins it. Else, without Peers, the node
+// founds a cluster by itself at once, and takes along what its directory has of a
+// time without a cluster; with Peers it joins their cluster and never founds one;
+// with Peers and Expect it founds one together with them.
 type ClusterOptions struct {
 	// Addr is the host:port to listen on, the one port of the node. A node
-	// with an Addr is clustered.
+	// with an Addr is clustered. Port 0 takes any that is free.
 	Addr string
 	// Advertise is what other nodes dial, default Addr with a routable host.
 	Advertise string
@@ -154,7 +163,9 @@ type ClusterOptions struct {
 	// refused.
 	Name string
 	// Expect, if positive, founds the cluster together with this many fresh
-	// nodes.
+	// nodes, this one included: once so many with the same Name, Shards,
+	// ReplicationFactor and Expect see one another, and all that they list as
+	// Peers have been heard. More nodes join what was founded.
 	Expect int
 	// ReplicationFactor is on how many nodes each shard lives, default 3.
 	ReplicationFactor int
@@ -172,9 +183,39 @@ type ClusterOptions struct {
 	SnapshotBytesPerSec int64
 }
 
-// SecurityOptions are reserved for encryption, authentication and audit. They
-// have no fields yet.
-type SecurityOptions struct{}
+// SecurityOptions say how nodes and callers show who they are. Encryption of
+// the disk, authentication of callers and audit are to follow.
+type SecurityOptions struct {
+	// TLS are the certificates with which the nodes of a cluster know one
+	// another. A node without Cluster.Addr does not use them.
+	TLS TLSOptions
+}
+
+// TLSOptions say where the certificates of a node come from: from three files,
+// or from a Provider. Nodes speak TLS 1.3 and nothing older, and each verifies
+// the certificate of the other.
+type TLSOptions struct {
+	// CertFile has the certificate of the node in PEM, followed by those
+	// between it and the CA if there are any. It must be good for servers and
+	// for clients (extended key usages serverAuth and clientAuth), and name the
+	// host or IP address that other nodes dial.
+	CertFile string
+	// KeyFile has the private key of the certificate in PEM, not encrypted.
+	// Only the user that runs the node should be able to read it.
+	KeyFile string
+	// CAFile has the CAs in PEM that sign the certificates of nodes: whoever
+	// has a certificate of one of them is let in. Take a CA that signs nothing
+	// else.
+	CAFile string
+	// Provider returns the certificates instead of the files, for those that
+	// are kept elsewhere. It is called for each connection, from any goroutine,
+	// and must return quickly. The result is not changed, and must not be
+	// changed by the provider either. It needs Certificates, or both
+	// GetCertificate and GetClientCertificate; and RootCAs, ClientCAs or both.
+	// InsecureSkipVerify is refused, VerifyPeerCertificate and VerifyConnection
+	// are heeded, versions and session resumption are overruled.
+	Provider func() (*tls.Config, error)
+}
 
 // LimitOptions bound what one call may ask for. A call over a limit gets
 // [ErrTooLarge] before anything is done; too many at once get [ErrOverloaded].

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"strings"
@@ -38,10 +39,30 @@ func TestValidateNamesEachFault(t *testing.T) {
 		{"Requests.Retention", Options{Requests: RequestOptions{Retention: time.Millisecond}}},
 		{"Requests.MaxPerShard", Options{Requests: RequestOptions{MaxPerShard: -1}}},
 		{"Observe.SlowOp", Options{Observe: ObserveOptions{SlowOp: -1}}},
-		{"Cluster.Addr", Options{Cluster: ClusterOptions{Addr: ":7000"}}},
+		{"Cluster.Addr", Options{Cluster: ClusterOptions{Addr: "7000", Insecure: true}}},
+		{"Cluster.Addr", Options{Cluster: ClusterOptions{Addr: "localhost:http", Insecure: true}}},
+		{"Cluster.Advertise", Options{Cluster: ClusterOptions{Addr: ":7000", Advertise: "0.0.0.0:7000", Insecure: true}}},
+		{"Cluster.Peers[1]", Options{Cluster: ClusterOptions{Addr: ":7000", Peers: []string{"a:1", ":2"}, Insecure: true}}},
+		{"Cluster.Name", Options{Cluster: ClusterOptions{Addr: ":7000", Name: strings.Repeat("x", 129), Insecure: true}}},
+		{"Cluster.Zone", Options{Cluster: ClusterOptions{Addr: ":7000", Zone: "a\n", Insecure: true}}},
+		{"Cluster.Expect", Options{Cluster: ClusterOptions{Addr: ":7000", Expect: -1, Insecure: true}}},
+		{"Cluster.ReplicationFactor", Options{Cluster: ClusterOptions{Addr: ":7000", ReplicationFactor: 8, Insecure: true}}},
+		{"Cluster.DeadNodeGrace", Options{Cluster: ClusterOptions{Addr: ":7000", DeadNodeGrace: 1, Insecure: true}}},
+		{"Cluster.MaxClockOffset", Options{Cluster: ClusterOptions{Addr: ":7000", MaxClockOffset: 1, Insecure: true}}},
+		{"Cluster.SnapshotBytesPerSec", Options{Cluster: ClusterOptions{Addr: ":7000", SnapshotBytesPerSec: -1, Insecure: true}}},
+		{"Cluster.Insecure", Options{Cluster: ClusterOptions{Addr: ":7000"}}},
+		{"Cluster.Insecure", Options{
+			Cluster: ClusterOptions{Addr: ":7000", Insecure: true}, Security: SecurityOptions{TLS: TLSOptions{Provider: noTLS}},
+		}},
+		{"Storage.Durability", Options{Cluster: ClusterOptions{Addr: ":7000", Insecure: true}, Storage: StorageOptions{Durability: Relaxed}}},
 		{"Cluster.Peers", Options{Cluster: ClusterOptions{Peers: []string{"a:1"}}}},
 		{"Cluster.Expect", Options{Cluster: ClusterOptions{Expect: 3}}},
 		{"Cluster.Insecure", Options{Cluster: ClusterOptions{Insecure: true}}},
+		{"Security.TLS.CertFile", Options{Security: SecurityOptions{TLS: TLSOptions{KeyFile: "k", CAFile: "c"}}}},
+		{"Security.TLS.KeyFile", Options{Security: SecurityOptions{TLS: TLSOptions{CertFile: "c", CAFile: "c"}}}},
+		{"Security.TLS.CAFile", Options{Security: SecurityOptions{TLS: TLSOptions{CertFile: "c", KeyFile: "k"}}}},
+		{"Security.TLS.KeyFile", Options{Security: SecurityOptions{TLS: TLSOptions{CertFile: "c", KeyFile: "k\x00", CAFile: "c"}}}},
+		{"Security.TLS.CAFile", Options{Security: SecurityOptions{TLS: TLSOptions{CAFile: "c", Provider: noTLS}}}},
 	} {
 		err := tc.opts.Validate()
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tc.field+" is ") {
@@ -53,20 +74,23 @@ func TestValidateNamesEachFault(t *testing.T) {
 	}
 }
 
+func noTLS() (*tls.Config, error) { return nil, nil }
+
 func TestValidateReportsAllFaultsAtOnce(t *testing.T) {
 	opts := Options{
-		Shards:  -1,
-		Storage: StorageOptions{Durability: 9, BlockCacheBytes: -1},
-		Cluster: ClusterOptions{Addr: ":1", Expect: 3},
-		Limits:  LimitOptions{MaxInFlight: -1},
+		Shards:   -1,
+		Storage:  StorageOptions{Durability: 9, BlockCacheBytes: -1},
+		Cluster:  ClusterOptions{Addr: ":1", Expect: -3, ReplicationFactor: 9},
+		Limits:   LimitOptions{MaxInFlight: -1},
+		Security: SecurityOptions{TLS: TLSOptions{KeyFile: "k"}},
 	}
 	joined, ok := opts.Validate().(interface{ Unwrap() []error })
 	if !ok {
 		t.Fatalf("not a joined error: %v", opts.Validate())
 	}
 	faults := joined.Unwrap()
-	if len(faults) != 6 {
-		t.Fatalf("%d faults, want 6: %v", len(faults), faults)
+	if len(faults) != 8 {
+		t.Fatalf("%d faults, want 8: %v", len(faults), faults)
 	}
 	for _, fault := range faults {
 		if !errors.Is(fault, ErrInvalid) {
@@ -90,7 +114,9 @@ func TestValidateAccepts(t *testing.T) {
 				MaxBatchBytes: HardMaxBatchBytes, MaxInFlight: 1,
 			},
 			Requests: RequestOptions{Retention: time.Second, MaxPerShard: 1},
+			Security: SecurityOptions{TLS: TLSOptions{CertFile: "c", KeyFile: "k", CAFile: "a"}},
 		},
+		"a provider of certificates": {Security: SecurityOptions{TLS: TLSOptions{Provider: noTLS}}},
 	} {
 		if err := opts.Validate(); err != nil {
 			t.Errorf("%s: %v", name, err)

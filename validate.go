@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/node"
+	"github.com/distributedcache/cache/security"
 	"github.com/distributedcache/cache/storage"
 )
 
@@ -25,6 +29,17 @@ const (
 	minRequestRetain   = time.Second      // below it a retry comes too late
 	maxRequestRetain   = 7 * 24 * time.Hour
 	maxRequestPerShard = 10_000_000 // about a gigabyte on disk for each shard
+
+	maxPeers             = 128
+	maxExpect            = 128
+	maxReplicationFactor = 7 // more voters cost each write more than they protect
+	maxClusterNameBytes  = 128
+	maxZoneBytes         = 64
+	maxAddressBytes      = 260 // a DNS name and a port
+	minDeadNodeGrace     = time.Second
+	maxDeadNodeGrace     = 30 * 24 * time.Hour
+	minClockOffset       = 10 * time.Millisecond // below it the measurement itself is as far off
+	maxClockOffset       = time.Hour
 )
 
 // Validate returns nil if the options can be used, or an error that joins all
@@ -43,7 +58,8 @@ func (o *Options) Validate() error {
 		f.add("Dir", o.Dir, "a path has no zero bytes")
 	}
 	f.storage(&o.Storage)
-	f.cluster(&o.Cluster)
+	f.cluster(o)
+	f.tls(&o.Security.TLS)
 	f.within("Limits.MaxValueBytes", int64(o.Limits.MaxValueBytes), 1, HardMaxValueBytes)
 	f.within("Limits.MaxBatchOps", int64(o.Limits.MaxBatchOps), 1, HardMaxBatchOps)
 	f.within("Limits.MaxBatchBytes", int64(o.Limits.MaxBatchBytes), 1, HardMaxBatchBytes)
@@ -93,15 +109,106 @@ func (f *faults) storage(s *StorageOptions) {
 	}
 }
 
-// cluster refuses every field that is set.
-func (f *faults) cluster(c *ClusterOptions) {
+// cluster wants nothing without an address, and else what a node needs to find and
+// to trust others.
+func (f *faults) cluster(o *Options) {
+	c := &o.Cluster
+	if c.Addr == "" {
+		f.notClustered(c)
+		return
+	}
+	f.address("Cluster.Addr", c.Addr, false)
+	if c.Advertise != "" {
+		f.address("Cluster.Advertise", c.Advertise, true)
+	}
+	for i, p := range c.Peers {
+		f.address(fmt.Sprintf("Cluster.Peers[%d]", i), p, true)
+	}
+	if len(c.Peers) > maxPeers {
+		f.add("Cluster.Peers", len(c.Peers), fmt.Sprintf("at most %d are allowed; a few that are usually there are enough", maxPeers))
+	}
+	f.label("Cluster.Name", c.Name, maxClusterNameBytes)
+	f.label("Cluster.Zone", c.Zone, maxZoneBytes)
+	f.within("Cluster.Expect", int64(c.Expect), 1, maxExpect)
+	f.within("Cluster.ReplicationFactor", int64(c.ReplicationFactor), 1, maxReplicationFactor)
+	f.durationWithin("Cluster.DeadNodeGrace", c.DeadNodeGrace, minDeadNodeGrace, maxDeadNodeGrace)
+	f.durationWithin("Cluster.MaxClockOffset", c.MaxClockOffset, minClockOffset, maxClockOffset)
+	if c.SnapshotBytesPerSec < 0 {
+		f.add("Cluster.SnapshotBytesPerSec", c.SnapshotBytesPerSec, "it must not be negative; 0 is no bound")
+	}
+	t := &o.Security.TLS
+	certified := t.Provider != nil || t.CertFile != "" || t.KeyFile != "" || t.CAFile != ""
+	switch {
+	case c.Insecure && certified:
+		f.add("Cluster.Insecure", true, "there are certificates in Security.TLS; leave out one of them")
+	case !c.Insecure && !certified:
+		f.add("Cluster.Insecure", false, "give Security.TLS the certificates of this node, or set Insecure to do without on loopback addresses")
+	}
+	if o.Storage.Durability == Relaxed {
+		f.add("Storage.Durability", o.Storage.Durability, "a cluster answers a write when a majority has it on disk; Relaxed is for a node by itself")
+	}
+}
+
+// notClustered refuses every field that only means something in a cluster.
+func (f *faults) notClustered(c *ClusterOptions) {
 	v := reflect.ValueOf(*c)
 	for i := range v.NumField() {
 		field := v.Field(i)
 		if field.IsZero() || (field.Kind() == reflect.Slice && field.Len() == 0) {
 			continue
 		}
-		f.add("Cluster."+v.Type().Field(i).Name, field.Interface(), "clustering is not part of this version; leave it empty to run on a single node")
+		f.add("Cluster."+v.Type().Field(i).Name, field.Interface(), "it needs Cluster.Addr; leave it empty to run on a single node")
+	}
+}
+
+// address wants host:port, and, if others are to dial it, a host and a port that
+// they can.
+func (f *faults) address(field, addr string, dialled bool) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || len(addr) > maxAddressBytes {
+		f.add(field, addr, "it must be host:port, such as 10.0.0.1:7000 or [::1]:7000")
+		return
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		f.add(field, addr, "the port must be a number from 1 to 65535")
+		return
+	}
+	ip := net.ParseIP(host)
+	if dialled && (n == 0 || host == "" || (ip != nil && ip.IsUnspecified())) {
+		f.add(field, addr, "others must be able to dial it: name a host and a port")
+	}
+}
+
+// label wants short printable text.
+func (f *faults) label(field, text string, most int) {
+	if len(text) > most {
+		f.add(field, text, fmt.Sprintf("it has %d bytes, at most %d are allowed", len(text), most))
+		return
+	}
+	for _, c := range text {
+		if !unicode.IsPrint(c) {
+			f.add(field, text, "it may have printable characters only")
+			return
+		}
+	}
+}
+
+// tls wants three files or a provider, or nothing at all.
+func (f *faults) tls(t *TLSOptions) {
+	files := []struct{ field, value string }{
+		{"Security.TLS.CertFile", t.CertFile}, {"Security.TLS.KeyFile", t.KeyFile}, {"Security.TLS.CAFile", t.CAFile},
+	}
+	some := t.CertFile != "" || t.KeyFile != "" || t.CAFile != ""
+	for _, file := range files {
+		switch {
+		case strings.IndexByte(file.value, 0) >= 0:
+			f.add(file.field, file.value, "a path has no zero bytes")
+		case file.value != "" && t.Provider != nil:
+			f.add(file.field, file.value, "certificates come from files or from Security.TLS.Provider; leave out one of them")
+		case file.value == "" && some && t.Provider == nil:
+			f.add(file.field, file.value, "certificate, key and CA file go together; name all three")
+		}
 	}
 }
 
@@ -118,8 +225,8 @@ func badNodeID(id string) string {
 	return ""
 }
 
-// resolve returns the configuration of a node with every default filled in.
-// The options must be valid.
+// resolve returns the configuration of a node by itself with every default filled
+// in. The options must be valid.
 func (o *Options) resolve() node.Config {
 	return node.Config{
 		Dir:    o.Dir,
@@ -150,6 +257,30 @@ func (o *Options) resolve() node.Config {
 		OnAlert:    o.Observe.OnAlert,
 		OnFatal:    o.OnFatal,
 	}
+}
+
+// resolveCluster returns what makes the node one of a cluster, nil if nothing does.
+// The error is one of the certificates.
+func (o *Options) resolveCluster() (*node.ClusterConfig, error) {
+	c := &o.Cluster
+	if c.Addr == "" {
+		return nil, nil
+	}
+	cfg := &node.ClusterConfig{
+		Addr: c.Addr, Advertise: c.Advertise, Peers: c.Peers, Expect: c.Expect, Zone: c.Zone, Insecure: c.Insecure,
+		Name:                cmp.Or(c.Name, DefaultClusterName),
+		Replication:         cmp.Or(c.ReplicationFactor, DefaultReplicationFactor),
+		DeadNodeGrace:       cmp.Or(c.DeadNodeGrace, DefaultDeadNodeGrace),
+		MaxClockOffset:      cmp.Or(c.MaxClockOffset, DefaultMaxClockOffset),
+		SnapshotBytesPerSec: c.SnapshotBytesPerSec,
+	}
+	if c.Insecure {
+		return cfg, nil
+	}
+	t := &o.Security.TLS
+	var err error
+	cfg.TLS, err = security.TLS{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.CAFile, Provider: t.Provider}.Credentials()
+	return cfg, err
 }
 
 // engine returns the durability in the words of the storage engine.
