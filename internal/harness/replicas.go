@@ -1,0 +1,153 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/storage"
+)
+
+// replica is what a node has of a shard.
+type replica struct {
+	found  bool
+	index  uint64 // of the newest entry of the raft log that is in it
+	info   storage.StreamInfo
+	stream []byte
+}
+
+// compareAttempts is how often the nodes are stopped to be compared. One time is
+// enough unless something was still being written.
+const compareAttempts = 10
+
+// MustAgree stops the nodes in good order, all of which that count must be up, and
+// fails the test if two replicas of a shard differ that are at the same place in its
+// log. It leaves them stopped, and returns on which nodes each shard was.
+func (c *Cluster) MustAgree(ctx context.Context) (where [][]int) {
+	c.t.Helper()
+	nodes := c.running()
+	var apart string
+	for range compareAttempts {
+		if err := c.Ready(ctx); err != nil { // each node has everything that was acknowledged
+			c.t.Errorf("not ready to be compared: %v", err)
+			return nil
+		}
+		for _, i := range nodes {
+			c.Stop(i)
+		}
+		var err error
+		if where, apart, err = c.compare(ctx, nodes); err != nil {
+			c.t.Error(err)
+			return nil
+		}
+		if apart == "" {
+			return where
+		}
+		var starting sync.WaitGroup
+		for _, i := range nodes {
+			starting.Go(func() { c.Start(i) })
+		}
+		starting.Wait()
+	}
+	c.t.Errorf("the replicas did not come to the same place in %d attempts: %s", compareAttempts, apart)
+	return nil
+}
+
+// compare compares the replicas on the disks of stopped nodes. It returns on which
+// of them each shard is and which replicas of a shard were not at the same place in
+// its log, and if all were an error if they differ.
+func (c *Cluster) compare(ctx context.Context, nodes []int) (where [][]int, apart string, _ error) {
+	where = make([][]int, c.cfg.Shards)
+	first := make([]replica, c.cfg.Shards)
+	var faults []error
+	for _, i := range nodes {
+		replicas, err := replicasOn(ctx, c.members[i].disk, c.cfg.Shards)
+		if err != nil {
+			return nil, "", fmt.Errorf("replicas of node %d: %w", i, err)
+		}
+		for shard := range replicas {
+			a, b := &first[shard], &replicas[shard]
+			if !b.found {
+				continue
+			}
+			where[shard] = append(where[shard], i)
+			if !a.found {
+				first[shard] = replicas[shard]
+				continue
+			}
+			if a.index != b.index {
+				return nil, fmt.Sprintf("shard %d is at entry %d on node %d, at %d on node %d", shard, a.index, where[shard][0], b.index, i), nil
+			}
+			if a.info.Digest != b.info.Digest {
+				faults = append(faults, fmt.Errorf("shard %d at entry %d: nodes %d differ: %d and %d entries; see %s",
+					shard, a.index, where[shard], a.info.Entries, b.info.Entries, keep(c.t, shard, i, a, b)))
+			}
+		}
+	}
+	return where, "", errors.Join(faults...)
+}
+
+// replicasOn reads all shards of a data directory.
+func replicasOn(ctx context.Context, disk storage.FS, shards int) (replicas []replica, err error) {
+	cfg := storage.Config{
+		Dir: "/data", FS: disk, Shards: shards, Durability: storage.Volatile, DiskReserveBytes: -1,
+		MemTableBytes: 2 << 20, BlockCacheBytes: 4 << 20, ReadCacheBytes: -1,
+	}
+	dir, err := storage.Claim(cfg)
+	if err != nil {
+		return nil, err
+	}
+	id, _, err := dir.Identity()
+	if err != nil {
+		dir.Release()
+		return nil, err
+	}
+	cfg.ClusterID = id.ClusterID
+	store, err := dir.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	snap, err := store.NewSnapshot()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, snap.Close()) }()
+	for i := range shards {
+		id := base.ShardID(i)
+		head, found, err := snap.Value(id, storage.KindMeta, []byte("head"))
+		if err != nil || found && len(head) < 9 {
+			return nil, fmt.Errorf("head of shard %d: %x, %w", i, head, err)
+		}
+		r := replica{found: found}
+		if found {
+			r.index = binary.BigEndian.Uint64(head[1:])
+		}
+		var stream bytes.Buffer
+		if r.info, err = snap.Export(ctx, id, &stream); err != nil {
+			return nil, err
+		}
+		r.stream = stream.Bytes()
+		replicas = append(replicas, r)
+	}
+	return replicas, nil
+}
+
+// keep writes two streams to where artifacts of the test are kept.
+func keep(t testing.TB, shard, other int, a, b *replica) string {
+	dir := t.ArtifactDir()
+	for node, r := range map[int]*replica{0: a, other: b} {
+		name := filepath.Join(dir, fmt.Sprintf("shard-%d-of-node-%d", shard, node))
+		if err := os.WriteFile(name, r.stream, 0o644); err != nil {
+			return err.Error()
+		}
+	}
+	return dir
+}
