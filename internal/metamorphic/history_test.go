@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -13,10 +14,22 @@ import (
 	"github.com/distributedcache/cache/internal/testkit"
 )
 
-// system is a form of the cache under test.
+// system is a form of the cache under test: one node or more.
 type system struct {
-	*node.Node
-	reopen func() *node.Node
+	*node.Node // that is asked next
+	nodes      []*node.Node
+	reopen     func() []*node.Node
+	// clockOf names what the versions of a key rise with.
+	clockOf func(base.Key) any
+}
+
+func (s *system) close(t testing.TB) {
+	for _, n := range s.nodes {
+		if err := n.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	}
+	s.nodes = nil
 }
 
 // history drives a system and the model side by side. Time stands still but
@@ -28,8 +41,8 @@ type history struct {
 	clock *testkit.Clock
 	sys   *system
 	model *testkit.Model
-	pool  []base.Key // keys that operations draw from
-	last  base.Version
+	pool  []base.Key           // keys that operations draw from
+	last  map[any]base.Version // of each clock
 	step  int
 	ran   map[string]int
 }
@@ -37,7 +50,7 @@ type history struct {
 const poolKeys = 40
 
 func newHistory(t *testing.T, rng *rand.Rand, clock *testkit.Clock, sys *system) *history {
-	h := &history{t: t, rng: rng, clock: clock, sys: sys, model: testkit.NewModel(), ran: map[string]int{}}
+	h := &history{t: t, rng: rng, clock: clock, sys: sys, model: testkit.NewModel(), last: map[any]base.Version{}, ran: map[string]int{}}
 	primaries := []string{"a", "a\x00", "ab", "b", "\xff", "acct:1", "acct:2", "z"}
 	for len(h.pool) < poolKeys {
 		key := testkit.Key(rng)
@@ -68,6 +81,7 @@ func (h *history) run(steps int) {
 		pick := h.rng.IntN(total)
 		for _, op := range ops {
 			if pick -= op.weight; pick < 0 {
+				h.sys.Node = h.sys.nodes[h.rng.IntN(len(h.sys.nodes))]
 				h.ran[op.name]++
 				op.run(ctx)
 				break
@@ -184,12 +198,27 @@ func (h *history) commit(v base.Version) testkit.Commit {
 	return testkit.Commit{Stamp: v.Time(), Now: h.now(), Version: v}
 }
 
-// newVersion checks that versions rise.
-func (h *history) newVersion(v base.Version) {
-	if v <= h.last {
-		h.fail("version %d after %d", v, h.last)
+// newVersion checks that the versions of each clock rise.
+func (h *history) newVersion(v base.Version, writes ...base.Write) {
+	next := maps.Clone(h.last)
+	for i := range writes {
+		clock := h.sys.clockOf(writes[i].Key)
+		if last := h.last[clock]; v <= last {
+			h.fail("%v: version %d after %d", writes[i].Key, v, last)
+		}
+		next[clock] = v
 	}
-	h.last = v
+	h.last = next
+}
+
+// untold is a version for the model that the system does not tell and that is of
+// no consequence.
+func (h *history) untold() base.Version {
+	newest := base.Version(0)
+	for _, v := range h.last {
+		newest = max(newest, v)
+	}
+	return newest + 1
 }
 
 // compareRefusal checks that an error is the failure of the condition that the
@@ -217,7 +246,7 @@ func (h *history) write(ctx context.Context) {
 	got, err := h.sys.Write(ctx, w, base.RequestID{})
 	version := got
 	if w.Kind == base.WriteDelete {
-		version = h.last + 1 // not told, and of no consequence
+		version = h.untold()
 	}
 	want, applied := h.model.Apply(h.commit(version), w)
 	switch {
@@ -228,7 +257,7 @@ func (h *history) write(ctx context.Context) {
 	case w.Kind == base.WriteDelete && got != want[0].Version:
 		h.fail("delete %v removed version %d, want %d", w.Key, got, want[0].Version)
 	case w.Kind == base.WritePut:
-		h.newVersion(got)
+		h.newVersion(got, w)
 	}
 }
 
@@ -257,7 +286,7 @@ func (h *history) batch(ctx context.Context) { h.multiWrite(ctx, h.drawBatch(), 
 // multiWrite applies a batch to both and returns the results of the system.
 func (h *history) multiWrite(ctx context.Context, writes []base.Write, id base.RequestID) []base.Result {
 	got, err := h.sys.MultiWrite(ctx, writes, base.TxOptions{RequestID: id})
-	version := h.last + 1
+	version := h.untold()
 	for i, r := range got {
 		if err == nil && writes[i].Kind == base.WritePut {
 			version = r.Version
@@ -280,7 +309,7 @@ func (h *history) multiWrite(ctx context.Context, writes []base.Write, id base.R
 		}
 	}
 	if put {
-		h.newVersion(version)
+		h.newVersion(version, writes...)
 	}
 	return got
 }
@@ -306,7 +335,9 @@ func (h *history) each(ctx context.Context) {
 		if r.Err != nil {
 			h.fail("independent put %d: %v", i, r.Err)
 		}
-		h.last = max(h.last, r.Version)
+		if clock := h.sys.clockOf(writes[i].Key); r.Err == nil {
+			h.last[clock] = max(h.last[clock], r.Version)
+		}
 		h.model.Apply(h.commit(r.Version), writes[i])
 	}
 }
@@ -344,4 +375,13 @@ func (h *history) advance(context.Context) {
 	h.clock.Advance(time.Duration(1+h.rng.IntN(8)) * time.Second)
 }
 
-func (h *history) reopen(context.Context) { h.sys.Node = h.sys.reopen() }
+func (h *history) reopen(context.Context) {
+	h.sys.close(h.t)
+	h.sys.nodes = h.sys.reopen()
+	h.sys.Node = h.sys.nodes[0]
+	if len(h.sys.nodes) > 1 {
+		// A node that closed when the others were gone already may have left keys
+		// held, until the deadline of its transaction.
+		h.clock.Advance(8 * time.Second)
+	}
+}

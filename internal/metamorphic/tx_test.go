@@ -15,10 +15,11 @@ var errRollback = errors.New("rolled back by the test")
 // update runs a random transaction on the system and on a copy of the model,
 // and compares everything that it sees on the way.
 func (h *history) update(ctx context.Context) {
-	draft := h.model.Clone()
+	var draft *testkit.Model
 	var writes []base.Write
 	rollback := h.rng.IntN(5) == 0
 	version, err := h.sys.Update(ctx, func(tx *node.Tx) error {
+		draft, writes = h.model.Clone(), nil
 		for range 1 + h.rng.IntN(8) {
 			if err := h.txStep(tx, draft, &writes); err != nil {
 				return err
@@ -42,7 +43,7 @@ func (h *history) update(ctx context.Context) {
 	if len(writes) == 0 {
 		return
 	}
-	h.newVersion(version)
+	h.newVersion(version, writes...)
 	for _, w := range writes {
 		w.Cond = base.Cond{} // judged when it was written
 		h.model.Apply(h.commit(version), w)
