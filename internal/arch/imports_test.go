@@ -12,7 +12,7 @@ import (
 var layers = [][]string{
 	{"internal/base"},
 	{"internal/invariants"},
-	{"internal/keyenc", "internal/wire"},
+	{"internal/diskio", "internal/keyenc", "internal/mux", "internal/wire"},
 	{"shard", "security", "metrics"},
 	{"storage"},
 	{"replication"},
@@ -28,11 +28,13 @@ var layers = [][]string{
 var parts = map[string][]string{
 	"storage": {"storage/internal/archive", "storage/internal/stream"},
 	"replication": {
-		"replication/internal/command", "replication/internal/fsm", "replication/internal/kvfsm",
-		"replication/internal/logstore",
+		"replication/internal/ask", "replication/internal/command", "replication/internal/far", "replication/internal/fsm",
+		"replication/internal/kvfsm",
+		"replication/internal/hostfs", "replication/internal/hostlog", "replication/internal/inflight", "replication/internal/logstore",
+		"replication/internal/rafthost", "replication/internal/sololog", "replication/internal/transport",
 	},
 	"cluster": {
-		"cluster/internal/catalog", "cluster/internal/gossip", "cluster/internal/peer", "cluster/internal/mux",
+		"cluster/internal/catalog", "cluster/internal/founding", "cluster/internal/gossip", "cluster/internal/peer",
 	},
 	"examples": {
 		"examples/quickstart", "examples/bank", "examples/server", "examples/cachectl", "examples/loadgen",
@@ -55,28 +57,29 @@ var forbidden = []struct{ from, to, why string }{
 // testOnly lists packages that serve tests. They may import anything, and only
 // tests and they themselves may import them.
 var testOnly = []string{
-	"internal/arch", "internal/harness", "internal/metamorphic", "internal/testkit", "replication/internal/logtest",
+	"internal/arch", "internal/harness", "internal/metamorphic", "internal/testkit", "internal/testkit/faultnet", "replication/internal/logtest",
 }
 
 // owners lists the third-party modules and the trees that may import them
 // outside tests; "*" stands for all.
 var owners = map[string][]string{
-	"github.com/cespare/xxhash/v2":        {"*"},
-	"github.com/cockroachdb/pebble/v2":    {"storage", "replication/internal/logstore"},
-	"github.com/maypok86/otter/v2":        {"storage"},
-	"github.com/lni/dragonboat/v4":        {"replication"},
-	"github.com/lni/vfs":                  {"replication"},
-	"github.com/hashicorp/memberlist":     {"cluster"},
-	"github.com/prometheus/client_golang": {"metrics", "examples"},
-	"golang.org/x/sync":                   {"*"},
-	"golang.org/x/sys":                    {"storage", "security"},
-	"google.golang.org/grpc":              {"cluster", "examples"},
-	"google.golang.org/protobuf":          {"cluster", "examples"},
-	"go.yaml.in/yaml/v3":                  {"examples"},
-	"gopkg.in/yaml.v3":                    {"examples"},
-	"github.com/klauspost/compress":       {"storage", "replication", "cluster"},
-	"golang.org/x/crypto":                 {"security"},
-	"golang.org/x/time":                   {"*"},
+	"github.com/cespare/xxhash/v2":            {"*"},
+	"github.com/cockroachdb/pebble/v2":        {"storage", "replication/internal/logstore", "replication/internal/hostfs", "internal/diskio"},
+	"github.com/maypok86/otter/v2":            {"storage"},
+	"github.com/HdrHistogram/hdrhistogram-go": {"examples"},
+	"github.com/lni/dragonboat/v4":            {"replication"},
+	"github.com/lni/vfs":                      {"replication"},
+	"github.com/hashicorp/memberlist":         {"cluster"},
+	"github.com/prometheus/client_golang":     {"metrics", "examples"},
+	"golang.org/x/sync":                       {"*"},
+	"golang.org/x/sys":                        {"storage", "security"},
+	"google.golang.org/grpc":                  {"cluster", "examples"},
+	"google.golang.org/protobuf":              {"cluster", "examples"},
+	"go.yaml.in/yaml/v3":                      {"examples"},
+	"gopkg.in/yaml.v3":                        {"examples"},
+	"github.com/klauspost/compress":           {"storage", "replication", "cluster"},
+	"golang.org/x/crypto":                     {"security"},
+	"golang.org/x/time":                       {"*"},
 }
 
 // interfacesOnly lists imports that are allowed to a package for the sake of

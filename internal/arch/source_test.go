@@ -11,7 +11,8 @@ import (
 // allowedVars lists package-level variables that may be what the rule against
 // them forbids. Each needs a reason.
 var allowedVars = map[string]string{
-	"internal/testkit.seedFlag": "a flag has to exist before the tests run",
+	"internal/testkit.seedFlag":             "a flag has to exist before the tests run",
+	"replication/internal/hostlog.attached": "the loggers of dragonboat belong to the process and can be set only once",
 }
 
 // checkInterfacesOnly reports uses of a package beyond the identifiers that
