@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/distributedcache/cache"
 )
 
 // config is what the flags and the environment said, checked.
@@ -23,6 +25,8 @@ type config struct {
 	logLevel       slog.Level
 	maxConnections int
 	requestTimeout time.Duration
+	shards         int
+	cluster        clusterConfig
 }
 
 // Bounds of the settings. A connection costs some 20 KiB idle and up to one
@@ -62,6 +66,17 @@ func flags(cfg *config) *flag.FlagSet {
 	fs.StringVar(&cfg.backupRoot, "backup-root", "./backups", "`directory` that all backups are written under")
 	fs.TextVar(&cfg.logLevel, "log-level", slog.LevelInfo, "`level`: debug, info, warn or error")
 	fs.IntVar(&cfg.maxConnections, "max-connections", defaultMaxConnections, "`number` of API connections open at once")
+	fs.IntVar(&cfg.shards, "shards", 0, "`number` of shards, fixed when the data directory or the cluster is made; default: 30")
+	cc := &cfg.cluster
+	fs.Var(&cc.seeds, "seeds", "`addresses` of the APIs of other servers of the cluster, such as node1:8080,node2:8080; may name this one")
+	fs.Var(&cc.port, "cluster-port", "`port` for the other servers of the cluster; default: that of the API + 1000; 0 takes any that is free")
+	fs.IntVar(&cc.expect, "expect", 0, "`number` of servers with empty data directories that make a cluster together, with all of them as --seeds")
+	fs.StringVar(&cc.zone, "zone", "", "`name` of what may fail as one, such as a rack; replicas are spread over zones")
+	fs.IntVar(&cc.replication, "replication-factor", 0, "`number` of nodes that each shard is on; default: 3")
+	fs.BoolVar(&cc.insecure, "insecure", false, "plaintext between the servers, on loopback addresses only")
+	fs.StringVar(&cc.tls.cert, "tls-cert", "", "`file` with the certificate for the other servers, in PEM")
+	fs.StringVar(&cc.tls.key, "tls-key", "", "`file` with its private key")
+	fs.StringVar(&cc.tls.ca, "tls-ca", "", "`file` with the CAs of the servers' certificates")
 	fs.DurationVar(&cfg.requestTimeout, "request-timeout", defaultRequestTimeout, "longest `duration` of one request to the store")
 	return fs
 }
@@ -74,7 +89,7 @@ func envName(flagName string) string {
 // usage returns the help text.
 func usage() string {
 	var b strings.Builder
-	b.WriteString("server serves one cache directory over HTTP.\n\n")
+	b.WriteString("server serves a cache over HTTP: one directory, or its part of a cluster.\n\n")
 	fs := flags(new(config))
 	fs.SetOutput(&b)
 	fs.PrintDefaults()
@@ -128,7 +143,26 @@ func (c *config) validate() error {
 		"--max-connections is %d; want 1 to %d", c.maxConnections, hardMaxConnections)
 	fault(c.requestTimeout <= 0 || c.requestTimeout > maxRequestTimeout,
 		"--request-timeout is %v; want more than 0 and at most %v", c.requestTimeout, maxRequestTimeout)
+	c.validateCluster(fault)
 	return errors.Join(errs...)
+}
+
+// validateCluster checks what the library cannot: its errors name its options,
+// not our flags.
+func (c *config) validateCluster(fault func(bad bool, format string, args ...any)) {
+	cc := &c.cluster
+	fault(c.shards < 0 || c.shards > cache.MaxShards, "--shards is %d; want 1 to %d", c.shards, cache.MaxShards)
+	files := cc.tls != tlsFiles{}
+	fault(files && (cc.tls.cert == "" || cc.tls.key == "" || cc.tls.ca == ""), "--tls-cert, --tls-key and --tls-ca go together; name all three")
+	fault(files && cc.insecure, "--insecure contradicts the certificates; leave out one of them")
+	fault(c.clustered() && !files && !cc.insecure,
+		"the servers of a cluster know one another by certificates: --tls-cert, --tls-key, --tls-ca; on loopback addresses --insecure does without")
+	fault(cc.insecure && !c.loopback(), "--insecure is for loopback addresses, --listen-address is %s", c.listenAddress)
+	fault(cc.expect > 1 && cc.seeds == "", "--expect needs --seeds: the servers that make the cluster")
+	fault(cc.expect < 0, "--expect is %d; it must not be negative", cc.expect)
+	fault(cc.replication < 0, "--replication-factor is %d; it must not be negative", cc.replication)
+	fault(cc.port.given && cc.port.port != 0 && (cc.port.port == c.port || cc.port.port == c.metricsPort),
+		"--cluster-port %d is --port or --metrics-port", cc.port.port)
 }
 
 // loopback reports whether only programs on this machine can connect.

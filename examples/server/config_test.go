@@ -47,7 +47,16 @@ func TestBadConfigExitsWithTwo(t *testing.T) {
 		env  []string
 		want string
 	}{
-		{args: []string{"--seeds", "a:1"}, want: "seeds"},
+		{args: []string{"--seeds", "a:1"}, want: "certificates"},
+		{args: []string{"--seeds", "a", "--insecure"}, want: "no address"},
+		{args: []string{"--seeds", "a:0", "--insecure"}, want: "no address"},
+		{args: []string{"--seeds", ":1", "--insecure"}, want: "no address"},
+		{args: []string{"--expect", "3", "--insecure"}, want: "--expect needs --seeds"},
+		{args: []string{"--insecure", "--listen-address", "0.0.0.0"}, want: "loopback"},
+		{args: []string{"--insecure", "--tls-cert", "x"}, want: "name all three"},
+		{args: []string{"--insecure", "--tls-cert", "x", "--tls-key", "y", "--tls-ca", "z"}, want: "contradicts"},
+		{args: []string{"--insecure", "--cluster-port", "8080"}, want: "--cluster-port"},
+		{args: []string{"--shards", "2000"}, want: "--shards"},
 		{args: []string{"--config", "x.yaml"}, want: "config"},
 		{args: []string{"serve"}, want: `"serve"`},
 		{args: []string{"--port", "65536"}, want: "port from 0 to 65535"},

@@ -297,9 +297,9 @@ func TestProcess(t *testing.T) {
 		t.Errorf("exit code %d after an interrupt\n%s", code, p.log.String())
 	}
 
-	bad := exec.CommandContext(t.Context(), binary, "--seeds", "node1:8080")
+	bad := exec.CommandContext(t.Context(), binary, "--peers", "node1:8080")
 	out, err = bad.CombinedOutput()
-	if bad.ProcessState.ExitCode() != exitUsage || !strings.Contains(string(out), "seeds") {
+	if bad.ProcessState.ExitCode() != exitUsage || !strings.Contains(string(out), "peers") {
 		t.Errorf("an unknown flag: %v\n%s", err, out)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/distributedcache/cache"
@@ -189,7 +190,8 @@ func levelOf(r *http.Request, status int) slog.Level {
 // changesData reports whether r is a write of keys, whose errors say what
 // became of it.
 func changesData(r *http.Request) bool {
-	return r.Method == http.MethodPut || r.Method == http.MethodDelete || r.URL.Path == "/api/multiput"
+	single := r.Method == http.MethodPut || r.Method == http.MethodDelete
+	return single && strings.HasPrefix(r.URL.EscapedPath(), kvPrefix) || r.URL.Path == "/api/multiput"
 }
 
 func outcomeName(o cache.Outcome) string {

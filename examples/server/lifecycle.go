@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -72,43 +73,87 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, started func(ports
 	}
 	defer p.close()
 
-	in := newInstruments()
-	store, err := cache.OpenContext(ctx, cacheOptions(cfg, in, log))
-	if err != nil {
-		return fmt.Errorf("open %s: %w", cfg.dataDir, err)
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-
 	s := &server{
-		store: store, admin: store.Admin(), done: store.Done(), cause: store.Err,
-		backups: backups, instruments: in, log: log,
+		backups: backups, instruments: newInstruments(), log: log, nodeID: cfg.nodeID, runID: rand.Text(),
 		requestTimeout: cfg.requestTimeout, loopback: cfg.loopback(),
 		heavy: make(chan struct{}, maxHeavyRequests),
 	}
-	return s.run(ctx, p, cfg.maxConnections, func() {
-		announce(log, cfg, p)
+	if cfg.clustered() {
+		if s.clusterAddr, err = cfg.clusterAddress(p.rest.Addr()); err != nil {
+			return err
+		}
+	}
+	var store *cache.Cache
+	open := func(ctx context.Context) (err error) { store, err = s.open(ctx, cfg); return err }
+	err = s.run(ctx, p, cfg.maxConnections, open, func() {
+		announce(log, cfg, p, s.clusterAddr)
 		started(p)
 	})
+	if store != nil {
+		err = errors.Join(err, store.Close())
+	}
+	return err
 }
 
-// run serves p until ctx ends, which is no error, or the cache is fenced. Both
-// HTTP servers have stopped when it returns.
-func (s *server) run(ctx context.Context, p ports, maxConnections int, started func()) (err error) {
+// open opens the cache, which, in a cluster, may have to wait for others.
+func (s *server) open(ctx context.Context, cfg config) (*cache.Cache, error) {
+	opts := cacheOptions(cfg, s.instruments, s.log)
+	var find *finder
+	if s.clusterAddr != "" {
+		find = newFinder(cfg, s.log)
+		peers, err := find.find(ctx, s.runID)
+		if err != nil {
+			return nil, err
+		}
+		opts.Cluster, opts.Security = cfg.cluster.options(s.clusterAddr, peers)
+	}
+	store, err := cache.OpenContext(ctx, opts)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", cfg.dataDir, err)
+	}
+	if find != nil {
+		find.keep()
+	}
+	s.store, s.admin, s.ready, s.done, s.cause = store, store.Admin(), store.Ready, store.Done(), store.Err
+	s.opened.Store(true)
+	return store, nil
+}
+
+// run opens the cache and serves p until ctx ends, which is no error, or the
+// cache is fenced. Both HTTP servers have stopped when it returns.
+func (s *server) run(ctx context.Context, p ports, maxConnections int, open func(ctx context.Context) error, started func()) (err error) {
 	api := newHTTPServer(s.handler(), s.log)
 	scrape := newHTTPServer(s.instruments.handler(), s.log)
 	ended := make(chan error, 2)
 	go func() { ended <- api.Serve(limitListener(p.rest, maxConnections)) }()
 	go func() { ended <- scrape.Serve(limitListener(p.metrics, metricsConnections)) }()
-	started()
 
 	running := 2
+	opening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	opened := make(chan error, 1)
+	go func() { opened <- open(opening) }()
 	select {
-	case <-ctx.Done():
-		s.log.Info("stopping", "drain", drainTimeout)
-	case <-s.done:
-		err = fmt.Errorf("the cache can no longer serve: %w", s.cause())
+	case err = <-opened:
 	case err = <-ended:
 		running--
+		cancel()
+		err = errors.Join(err, <-opened)
+	}
+	if err == nil {
+		started()
+		select {
+		case <-ctx.Done():
+		case <-s.done:
+			err = fmt.Errorf("the cache can no longer serve: %w", s.cause())
+		case err = <-ended:
+			running--
+		}
+	} else if ctx.Err() != nil {
+		err = nil // told to stop before it had started
+	}
+	if ctx.Err() != nil {
+		s.log.Info("stopping", "drain", drainTimeout)
 	}
 	s.draining.Store(true)
 	err = errors.Join(err, drain(api, scrape))
@@ -125,6 +170,7 @@ func cacheOptions(cfg config, in *instruments, log *slog.Logger) cache.Options {
 	return cache.Options{
 		Dir:    cfg.dataDir,
 		NodeID: cfg.nodeID,
+		Shards: cfg.shards,
 		Limits: cache.LimitOptions{
 			MaxValueBytes: maxValueBytes, MaxBatchOps: maxBatchOps, MaxBatchBytes: maxBatchBytes,
 		},
@@ -145,9 +191,12 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // announce says where the server can be reached.
-func announce(log *slog.Logger, cfg config, p ports) {
+func announce(log *slog.Logger, cfg config, p ports, clusterAddr string) {
 	log.Info("serving", "api", "http://"+p.rest.Addr().String(), "metrics", "http://"+p.metrics.Addr().String()+"/metrics",
 		"data_dir", cfg.dataDir, "backup_root", cfg.backupRoot, "pid", os.Getpid())
+	if clusterAddr != "" {
+		log.Info("one of a cluster", "cluster", clusterAddr)
+	}
 	if !cfg.loopback() {
 		log.Warn("this version has no authentication: whoever reaches this address may read and write everything",
 			"listen_address", cfg.listenAddress)

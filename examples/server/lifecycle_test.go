@@ -152,7 +152,8 @@ func TestFencedCacheEndsTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = a.server.run(t.Context(), p, 1, func() { close(done) })
+	open := func(context.Context) error { return nil }
+	err = a.server.run(t.Context(), p, 1, open, func() { close(done) })
 	if !errors.Is(err, cause) {
 		t.Errorf("the end of the server says %v", err)
 	}

@@ -189,21 +189,23 @@ func emptyRequest(r *http.Request) error {
 // healthz answers whether the process is worth keeping: 200 until the cache
 // can no longer serve.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) error {
-	select {
-	case <-s.done:
-		return refusedf(cache.ErrUnavailable, "the cache can no longer serve; restart this process")
-	default:
-		writeJSON(w, http.StatusOK, okJSON{true})
-		return nil
+	if s.opened.Load() {
+		select {
+		case <-s.done:
+			return refusedf(cache.ErrUnavailable, "the cache can no longer serve; restart this process")
+		default:
+		}
 	}
+	writeJSON(w, http.StatusOK, okJSON{true})
+	return nil
 }
 
 // readyz answers with cache.Health: 200 if this node should get requests, 503
-// if not, in particular while it is stopping.
+// if not: while it starts, while it stops, and while a shard does not answer.
 func (s *server) readyz(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := s.bound(r)
 	defer cancel()
-	health, err := s.admin.Health(ctx)
+	health, err := s.health(ctx)
 	if err != nil {
 		return err
 	}
@@ -218,4 +220,20 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, status, health)
 	return nil
+}
+
+// health returns cache.Health, with what the shards say.
+func (s *server) health(ctx context.Context) (cache.Health, error) {
+	if !s.opened.Load() {
+		return cache.Health{Problems: []string{"the server is starting: its cache is not open yet"}}, nil
+	}
+	health, err := s.admin.Health(ctx)
+	if err != nil || !health.OK {
+		return health, err
+	}
+	if err := s.ready(ctx); err != nil {
+		health.OK = false
+		health.Problems = append(health.Problems, "not every shard answers: "+err.Error())
+	}
+	return health, nil
 }

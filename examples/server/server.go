@@ -43,14 +43,26 @@ type admin interface {
 	Flush(ctx context.Context) error
 	Compact(ctx context.Context) iter.Seq2[cache.Progress, error]
 	Backup(ctx context.Context, dir string) iter.Seq2[cache.Progress, error]
+	Rebalance(ctx context.Context) (cache.Plan, error)
+	Drain(ctx context.Context, nodeID string) iter.Seq2[cache.Progress, error]
+	Remove(ctx context.Context, nodeID string) error
+	TransferLeader(ctx context.Context, shard int, nodeID string) error
 }
 
-// server answers the requests of the API.
+// server answers the requests of the API. Until the cache is open it answers
+// those that are about the server itself.
 type server struct {
-	store          cache.Store
-	admin          admin
-	done           <-chan struct{} // closed when the cache can no longer serve ...
-	cause          func() error    // ... and why
+	// The cache; written before opened becomes true, and not read before.
+	store  cache.Store
+	admin  admin
+	ready  func(ctx context.Context) error // waits until every shard answers
+	done   <-chan struct{}                 // closed when the cache can no longer serve ...
+	cause  func() error                    // ... and why
+	opened atomic.Bool
+
+	clusterAddr    string // where other nodes reach this one; "" without a cluster
+	nodeID         string // "" if it was not given
+	runID          string // random
 	backups        *backupRoot
 	instruments    *instruments
 	log            *slog.Logger
@@ -68,6 +80,7 @@ type handlerFunc func(w http.ResponseWriter, r *http.Request) error
 type route struct {
 	pattern string // as documented; the label of its metrics
 	methods map[string]handlerFunc
+	early   bool // answers before the cache is open
 }
 
 // handler returns the API with everything that is done for all routes.
@@ -108,6 +121,9 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, rt route) error 
 		slices.Sort(allowed)
 		h.Set("Allow", strings.Join(allowed, ", "))
 		return httpErrorf(http.StatusMethodNotAllowed, "method_not_allowed", "%s takes %s", rt.pattern, h.Get("Allow"))
+	}
+	if !rt.early && !s.opened.Load() {
+		return refusedf(cache.ErrUnavailable, "this server is starting: its cache is not open yet")
 	}
 	return handle(w, r)
 }
@@ -153,15 +169,21 @@ func (s *server) routes() map[string]route {
 		"/api/monitoring/hotkeys": get(s.hotKeys),
 		"/api/monitoring/slow":    get(s.slowOps),
 		"/api/monitoring/alerts":  get(s.alerts),
+		addressPattern:            get(s.address),
 		"/api/cluster/nodes":      get(s.nodes),
+		nodePattern:               {http.MethodDelete: s.removeNode},
+		drainPattern:              post(s.drain),
 		"/api/cluster/shards":     get(s.shards),
+		leaderPattern:             post(s.moveLeader),
+		"/api/cluster/rebalance":  post(s.rebalance),
 		"/api/storage/flush":      post(s.flush),
 		"/api/storage/compact":    post(s.compact),
 		"/api/storage/backup":     post(s.backup),
 		"/healthz":                get(s.healthz),
 		"/readyz":                 get(s.readyz),
 	} {
-		routes[pattern] = route{pattern: pattern, methods: methods}
+		early := pattern == addressPattern || pattern == "/healthz" || pattern == "/readyz"
+		routes[pattern] = route{pattern: pattern, methods: methods, early: early}
 	}
 	return routes
 }
@@ -190,6 +212,8 @@ func findRoute(routes map[string]route, r *http.Request) route {
 		pattern = outcomePattern
 	} else if strings.ContainsAny(path, "{}") {
 		pattern = "" // the patterns themselves are no paths
+	} else {
+		pattern = clusterPatternOf(path)
 	}
 	if rt, ok := routes[pattern]; ok {
 		return rt

@@ -40,10 +40,11 @@ func newAPI(t *testing.T, change func(*server)) *api {
 	}
 	t.Cleanup(func() { _ = backups.Close() })
 	s := &server{
-		store: store, admin: store.Admin(), done: store.Done(), cause: store.Err, backups: backups,
+		store: store, admin: store.Admin(), ready: store.Ready, done: store.Done(), cause: store.Err, backups: backups,
 		instruments: newInstruments(), log: slog.New(slog.DiscardHandler),
 		requestTimeout: time.Minute, loopback: true, heavy: make(chan struct{}, maxHeavyRequests),
 	}
+	s.opened.Store(true)
 	if change != nil {
 		change(s)
 	}
