@@ -8,9 +8,12 @@ FUZZ_BUDGET ?= 240
 FUZZ_MOST   ?= 15
 FUZZ_ONLY   ?= .
 SOAK_HOURS  ?= 8
+RAFTBENCH_FOR ?= 3s
+RAFTBENCH_ONLY ?=
+MEASURE_BYTES ?= 1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race invariants lint fuzz bench soak ci cover clean
+.PHONY: help build test race invariants lint fuzz bench campaign raftbench soak ci cover clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +25,7 @@ test: ## the tests, as README.md shows them
 	$(GO) test ./...
 
 race: ## the tests under the race detector, with invariant checks
-	$(GO) test -race -short -timeout 15m ./...
+	$(GO) test -race -short -timeout 40m ./...
 
 invariants: ## the tests with invariant checks, without the race detector
 	$(GO) test -tags invariants ./...
@@ -35,6 +38,13 @@ fuzz: ## every fuzz target; FUZZ_BUDGET=seconds in all, FUZZ_MOST=seconds for on
 
 bench: ## the table of benchmarks against the bare engine; BENCH_FOR=1s BENCH_REPEATS=5 BENCH_ONLY=regexp
 	.ci/bench $(BENCH_FOR) $(BENCH_REPEATS) '$(BENCH_ONLY)'
+
+campaign: ## clusters under faults, in one process and in three
+	.ci/run campaign
+
+raftbench: ## three processes with replicated shards; RAFTBENCH_FOR=3s RAFTBENCH_ONLY=regexp MEASURE_BYTES=n
+	$(GO) test ./replication -run '^TestRaftBench$$' -v -timeout 30m -raftbench -raftbenchfor $(RAFTBENCH_FOR) -raftbenchonly '$(RAFTBENCH_ONLY)'
+	$(GO) test ./internal/harness -run '^TestMeasureCluster$$' -v -timeout 30m -measure -measurebytes $(MEASURE_BYTES)
 
 soak: ## random tests with new seeds and fuzzing for SOAK_HOURS=8
 	.ci/soak $(SOAK_HOURS)

@@ -101,7 +101,10 @@ func copyTree(dst, src string) error {
 			return err
 		}
 		if slices.Contains(skip, rel) {
-			return filepath.SkipDir
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil // .git is a file in a work tree; SkipDir would leave out what follows it
 		}
 		target := filepath.Join(dst, rel)
 		if d.IsDir() {
