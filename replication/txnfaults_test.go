@@ -330,7 +330,9 @@ func (b *faultBench) agree() {
 	}
 }
 
-// quiet waits until nothing is held and no outcome is left on any node.
+// quiet waits until nothing is held and no outcome is left on any node. The clock
+// goes on meanwhile: a transaction whose deadline has passed may have begun anew, with
+// a deadline of its own, and been stopped again.
 func (b *faultBench) quiet(what string, nodes ...int) {
 	b.t.Helper()
 	left := ""
@@ -341,6 +343,7 @@ func (b *faultBench) quiet(what string, nodes ...int) {
 	}()
 	testkit.Eventually(b.t, time.Minute, "the end of all transactions: "+what, func() bool {
 		left = ""
+		b.clock.Advance(txnPatience / 100)
 		for _, i := range nodes {
 			for _, g := range b.hostOf(i).groups {
 				r := g.replica.Load()
