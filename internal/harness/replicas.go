@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/testkit"
 	"github.com/distributedcache/cache/storage"
 )
 
@@ -23,9 +25,13 @@ type replica struct {
 	stream []byte
 }
 
-// compareAttempts is how often the nodes are stopped to be compared. One time is
-// enough unless something was still being written.
-const compareAttempts = 10
+const (
+	// compareAttempts is how often the nodes are stopped to be compared. One time is
+	// enough unless something was still being written.
+	compareAttempts = 10
+	// levelPatience is how long the replicas may take to come to the same place.
+	levelPatience = time.Minute
+)
 
 // MustAgree stops the nodes in good order, all of which that count must be up, and
 // fails the test if two replicas of a shard differ that are at the same place in its
@@ -34,11 +40,21 @@ func (c *Cluster) MustAgree(ctx context.Context) (where [][]int) {
 	c.t.Helper()
 	nodes := c.running()
 	var apart string
+	defer func() {
+		if c.t.Failed() && apart != "" {
+			c.t.Log(apart)
+		}
+	}()
 	for range compareAttempts {
-		if err := c.Ready(ctx); err != nil { // each node has everything that was acknowledged
+		if err := c.Ready(ctx); err != nil {
 			c.t.Errorf("not ready to be compared: %v", err)
 			return nil
 		}
+		// A node may be ready by what others have, while its own replicas catch up.
+		testkit.Eventually(c.t, levelPatience, "the replicas to come to the same place", func() bool {
+			apart = c.level(ctx, nodes)
+			return apart == ""
+		})
 		for _, i := range nodes {
 			c.Stop(i)
 		}
@@ -56,8 +72,31 @@ func (c *Cluster) MustAgree(ctx context.Context) (where [][]int) {
 		}
 		starting.Wait()
 	}
-	c.t.Errorf("the replicas did not come to the same place in %d attempts: %s", compareAttempts, apart)
+	c.t.Errorf("the replicas did not come to the same place in %d attempts", compareAttempts)
 	return nil
+}
+
+// level returns which replicas of running nodes are not at the same place in the log
+// of their shard.
+func (c *Cluster) level(ctx context.Context, nodes []int) (apart string) {
+	type place struct {
+		node  int
+		index uint64
+	}
+	first := map[base.ShardID]place{}
+	for _, i := range nodes {
+		for _, r := range c.members[i].life.Load().Replicas(ctx) {
+			a, found := first[r.Shard]
+			switch {
+			case int(r.Shard) >= c.cfg.Shards: // the catalog, which is always written
+			case !found:
+				first[r.Shard] = place{i, r.Applied}
+			case a.index != r.Applied:
+				return fmt.Sprintf("shard %d is at entry %d on node %d, at %d on node %d", r.Shard, a.index, a.node, r.Applied, i)
+			}
+		}
+	}
+	return ""
 }
 
 // compare compares the replicas on the disks of stopped nodes. It returns on which

@@ -9,6 +9,7 @@ import (
 	"github.com/distributedcache/cache/cluster"
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/metrics"
+	"github.com/distributedcache/cache/replication"
 	"github.com/distributedcache/cache/storage"
 )
 
@@ -65,6 +66,11 @@ func (n *Node) Shards(ctx context.Context) ([]base.ShardInfo, error) {
 		}
 	}
 	return infos, nil
+}
+
+// Replicas describes the replicas that this node has now, as far as it knows.
+func (n *Node) Replicas(ctx context.Context) []replication.ReplicaStatus {
+	return n.host.NodeStatus(ctx)
 }
 
 // Stats returns the counters and sizes of this node.
