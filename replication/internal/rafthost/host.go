@@ -51,7 +51,8 @@ type Host struct {
 	cfg    Config
 	raft   *dragonboat.NodeHost
 	logs   *logstore.Store
-	detach func() // the logger
+	files  *hostfs.FS // what dragonboat keeps beside the log
+	detach func()     // the logger
 	// fence separates the node from the rest once it has failed: no message leaves,
 	// no caller is told that something was applied.
 	fence    *diskio.Fence
@@ -154,9 +155,13 @@ func (n *Host) open() (err error) {
 		SnapshotBytesPerSecond: n.cfg.SnapshotBytesPerSecond, OwnProposals: n.cfg.OwnProposals,
 		Saved: n.logs.Saved,
 	})
-	dir := n.cfg.FS.PathJoin(n.cfg.Dir, "host")
+	n.files = hostfs.New(n.cfg.FS, hostfs.Config{Root: n.filesDir(), OnError: func(op string, err error) {
+		err = fmt.Errorf("files of raft: %s: %w", op, err)
+		n.fence.Trip(err)
+		n.logs.Fence(err) // nothing may get ahead of the files
+	}})
 	hc := config.NodeHostConfig{
-		NodeHostDir:    dir,
+		NodeHostDir:    n.filesDir(),
 		NodeHostID:     hostID(n.cfg.Node),
 		RaftAddress:    n.cfg.Address,
 		RTTMillisecond: uint64(n.cfg.Tick.Milliseconds()),
@@ -167,13 +172,9 @@ func (n *Host) open() (err error) {
 			LogDBFactory:        logstore.Factory(n.logs),
 			TransportFactory:    n.carrier.Factory(),
 			NodeRegistryFactory: n.registry.Factory(),
-			FS: hostfs.New(n.cfg.FS, hostfs.Config{Root: dir, OnError: func(op string, err error) {
-				err = fmt.Errorf("files of raft: %s: %w", op, err)
-				n.fence.Trip(err)
-				n.logs.Fence(err) // nothing may get ahead of the files
-			}}),
-			Engine: config.EngineConfig{ExecShards: 4, CommitShards: 4, ApplyShards: 4, SnapshotShards: 4, CloseShards: 4},
-			LogDB:  config.GetTinyMemLogDBConfig(),
+			FS:                  n.files,
+			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 4, ApplyShards: 4, SnapshotShards: 4, CloseShards: 4},
+			LogDB:               config.GetTinyMemLogDBConfig(),
 		},
 	}
 	if n.cfg.OnLeader != nil {
@@ -192,6 +193,9 @@ func (n *Host) open() (err error) {
 	}
 	return nil
 }
+
+// filesDir is where dragonboat keeps what it keeps beside the log.
+func (n *Host) filesDir() string { return n.cfg.FS.PathJoin(n.cfg.Dir, "host") }
 
 // listener hears of the leaders of the groups.
 type listener struct{ onLeader func(base.ShardID) }

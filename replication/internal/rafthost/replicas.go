@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
+	"github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/dragonboat/v4/statemachine"
 
 	"github.com/distributedcache/cache/internal/base"
@@ -83,7 +87,13 @@ func (n *Host) agree(id base.ShardID, replica uint64, m *kvfsm.Machine, known bo
 	if err != nil {
 		return err
 	}
-	if snap.OnDiskIndex > m.Index() {
+	// A node that dies while it takes over an image has the old data, a log that begins
+	// after the image, and the image, which raft reads again.
+	whole, err := n.wholeImage(snap)
+	if err != nil {
+		return err
+	}
+	if snap.OnDiskIndex > m.Index() && !whole {
 		return fmt.Errorf("%w: shard %d has data up to entry %d, its raft log begins after %d; "+
 			"the data was lost or replaced: remove this replica and add the node anew", base.ErrCorrupt, id, m.Index(), snap.OnDiskIndex)
 	}
@@ -92,6 +102,34 @@ func (n *Host) agree(id base.ShardID, replica uint64, m *kvfsm.Machine, known bo
 			"remove this replica and add the node anew", base.ErrCorrupt, id, m.Index())
 	}
 	return nil
+}
+
+// imagePathParts is how many parts of the path of an image say which it is: the
+// deployment, the partition, the replica, the entry, the file.
+const imagePathParts = 5
+
+// emptyImageBytes is how long the file of an image is that raft has emptied since
+// the data are on the disk: a header, no sessions, a checksum and a tail.
+const emptyImageBytes = 1024 + 16 + 4 + 16
+
+// wholeImage reports whether the disk has all of the image of a shard that the log
+// begins after. It does not of one that this node has made, which raft does not read
+// again, or has taken over.
+func (n *Host) wholeImage(snap raftpb.Snapshot) (bool, error) {
+	if snap.Filepath == "" || snap.Dummy {
+		return false, nil
+	}
+	// The directory may have had another name then.
+	parts := strings.Split(filepath.ToSlash(snap.Filepath), "/")
+	parts = parts[max(0, len(parts)-imagePathParts):]
+	info, err := n.files.Stat(n.cfg.FS.PathJoin(append([]string{n.filesDir(), "host"}, parts...)...))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", base.ErrUnavailable, err)
+	}
+	return info.Size() > emptyImageBytes, nil
 }
 
 // run hands the replica to dragonboat.
