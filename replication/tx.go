@@ -29,7 +29,10 @@ type Tx struct {
 	written  map[base.Key]int // index in writes
 	bytes    int
 	reads    map[base.Key]base.Version
-	ranges   []rangeRead
+	// torn says that a key was read twice and had changed: another node has it, which
+	// is asked each time. Then what was read is of no one moment.
+	torn   bool
+	ranges []rangeRead
 	// removed has the mark of each shard that is read here, from before the view;
 	// those of the others are in the view.
 	removed map[base.ShardID]base.Version
@@ -160,6 +163,10 @@ func (tx *Tx) pendingItem(i int) base.Item {
 
 func (tx *Tx) remember(key base.Key, version base.Version) error {
 	if !tx.track {
+		return nil
+	}
+	if first, again := tx.reads[key]; again {
+		tx.torn = tx.torn || first != version
 		return nil
 	}
 	if len(tx.reads) >= maxTxReads {

@@ -75,6 +75,9 @@ func (tx *Tx) conclude(err error) (again bool, _ error) {
 // so. As versions never come again, and no key was removed of what was absent, it
 // then was so all the time since it was read, on all shards at once.
 func (tx *Tx) unchanged() (bool, error) {
+	if tx.torn {
+		return false, nil
+	}
 	parts := tx.txn(base.RequestID{}).Parts
 	if len(parts) < 2 && !tx.view.marks.Any() {
 		return true, nil // a snapshot of one shard is of one moment
@@ -223,6 +226,9 @@ func (h *Host) attempt(ctx context.Context, limits base.Limits, id base.RequestI
 		tx.writes = nil
 		conflict, err = tx.conclude(err)
 		return 0, conflict, err
+	}
+	if tx.torn {
+		return 0, true, nil
 	}
 	txn := tx.txn(id)
 	if err := h.log.Propose(ctx, txn); err != nil {

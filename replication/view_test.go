@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -50,5 +51,61 @@ func TestViewSeesThatAKeyWasThere(t *testing.T) {
 			t.Errorf("meddled %v: again %v, %v", meddle, again, err)
 		}
 		tx.close()
+	}
+}
+
+// TestAKeyIsReadTwice reads a key of another node's twice, and lets it change in
+// between: what was read is of no one moment, so the function must run again.
+func TestAKeyIsReadTwice(t *testing.T) {
+	c := newApart(t, 4, func(base.ShardID) []int { return []int{0, 1, 2} })
+	ctx := testkit.Context(t)
+	away, near := c.hostOf(3), c.hostOf(0)
+	key, other := keyOn(away, 0, 1), keyOn(away, 1, 1)
+	write := func(w base.Write) error {
+		_, err := near.Write(ctx, &w, base.RequestID{})
+		return err
+	}
+	put := base.Write{Key: key, Value: []byte("v")}
+	remove := base.Write{Kind: base.WriteDelete, Key: key}
+	view := func(fn func(*Tx) error) error { return away.View(ctx, base.DefaultLimits(), 0, fn) }
+	update := func(fn func(*Tx) error) error {
+		_, err := away.Update(ctx, base.DefaultLimits(), base.TxOptions{}, func(tx *Tx) error {
+			return errors.Join(fn(tx), tx.Write(base.Write{Key: other}))
+		})
+		return err
+	}
+	for name, run := range map[string]func(func(*Tx) error) error{"view": view, "update": update} {
+		for _, goes := range []bool{false, true} { // the key comes, and goes again
+			if err := write(remove); err != nil {
+				t.Fatal(err)
+			}
+			ran := 0
+			err := run(func(tx *Tx) error {
+				ran++
+				first, err := tx.MultiGet([]base.Key{key})
+				if err != nil {
+					return err
+				}
+				if ran == 1 {
+					if err := write(put); err != nil {
+						return err
+					}
+				}
+				second, err := tx.MultiGet([]base.Key{key})
+				if err != nil {
+					return err
+				}
+				if ran == 1 && goes {
+					return write(remove)
+				}
+				if ran > 1 && first[0].Version != second[0].Version {
+					t.Errorf("%s: run %d read versions %d and %d", name, ran, first[0].Version, second[0].Version)
+				}
+				return nil
+			})
+			if err != nil || ran != 2 {
+				t.Errorf("%s, goes %v: ran %d times, %v", name, goes, ran, err)
+			}
+		}
 	}
 }
