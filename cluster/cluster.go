@@ -391,6 +391,7 @@ func (c *Cluster) catalogFounders() []string {
 func (c *Cluster) Close() {
 	c.leaving.Store(true)
 	if host := c.host.Load(); host != nil {
+		host.Retire()
 		c.handOver(host)
 	}
 	c.stop()

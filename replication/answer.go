@@ -34,6 +34,9 @@ func (h *Host) Answer(ctx context.Context, request []byte) ([]byte, error) {
 		if err := h.Err(); err != nil {
 			return nil, fmt.Errorf("%w: this node has failed: %v", base.ErrUnavailable, err)
 		}
+		if h.retiring.Load() {
+			return nil, fmt.Errorf("%w: this node is about to stop", base.ErrUnavailable)
+		}
 		return ask.AppendStatus(nil, h.NodeStatus(ctx)), nil
 	case ask.Get:
 		return h.answerGet(ctx, q)
@@ -41,7 +44,7 @@ func (h *Host) Answer(ctx context.Context, request []byte) ([]byte, error) {
 		return h.answerConfirm(ctx, q.Bytes)
 	}
 	g := h.raft.log.group(q.Shard)
-	if err := g.mustLead(); err != nil {
+	if _, err := g.mustLead(); err != nil {
 		return nil, err
 	}
 	switch q.Kind {
@@ -63,17 +66,18 @@ func (h *Host) Answer(ctx context.Context, request []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: request of kind %d has no single answer", base.ErrInvalid, q.Kind)
 }
 
-// mustLead returns a *NotLeaderError unless this node leads the group, as far as
-// it knows.
-func (g *raftGroup) mustLead() error {
-	if g.leads() {
-		return nil
+// mustLead returns the term in which this node leads the group, as far as it knows,
+// or else a *NotLeaderError.
+func (g *raftGroup) mustLead() (term uint64, _ error) {
+	term, leads := g.reign()
+	if leads {
+		return term, nil
 	}
 	e := &NotLeaderError{Shard: g.id}
 	if leader := g.leader(); leader != 0 {
 		e.Node = g.log.nodeOf(g.id, leader)
 	}
-	return e
+	return 0, e
 }
 
 // decide has the group, which this node leads, decide an entry that another node
@@ -95,7 +99,10 @@ func (g *raftGroup) decide(ctx context.Context, entry []byte) ([]byte, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, max(time.Until(deadline), g.log.attempt))
 	}
-	term := g.term()
+	term, err := g.mustLead()
+	if err != nil {
+		return nil, err
+	}
 	rs, err := g.log.raft.Propose(g.session, entry, patience)
 	if err != nil {
 		f := flight{entry: entry}
@@ -224,7 +231,7 @@ func (h *Host) marksOf(shards []base.ShardID) ([]ask.Mark, error) {
 	marks := make([]ask.Mark, 0, len(shards))
 	for _, id := range shards {
 		g := h.raft.log.group(id)
-		if err := g.mustLead(); err != nil {
+		if _, err := g.mustLead(); err != nil {
 			return nil, err
 		}
 		if r := g.replica.Load(); r != nil {

@@ -555,3 +555,18 @@ func TestAClosedHostIsAsked(t *testing.T) {
 		t.Errorf("stream after Close: %v", err)
 	}
 }
+
+// A node that is about to stop does not say which replicas it has, but serves them.
+func TestARetiringNodeIsInDoubt(t *testing.T) {
+	c := onThree(t, 3)
+	ctx := testkit.Context(t)
+	i := slices.Index(c.nodes, c.leader(0))
+	c.hostOf(i).Retire()
+	asker := c.hostOf((i + 1) % len(c.nodes))
+	if status, err := asker.StatusOf(ctx, c.peers[i].Node); !errors.Is(err, base.ErrUnavailable) {
+		t.Errorf("it has %d replicas, %v", len(status), err)
+	}
+	if _, err := asker.Write(ctx, &base.Write{Key: keyOn(asker, 0, 1)}, base.RequestID{}); err != nil {
+		t.Error(err)
+	}
+}

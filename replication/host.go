@@ -49,6 +49,7 @@ type Host struct {
 
 	stopSweeper context.CancelFunc
 	workers     sync.WaitGroup
+	retiring    atomic.Bool
 	answering   tasks     // calls of Answer and AnswerStream
 	requests    sync.Pool // of *request
 }

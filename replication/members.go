@@ -92,6 +92,10 @@ func (h *Host) StatusOf(ctx context.Context, node string) ([]ReplicaStatus, erro
 	return h.far.Status(ctx, node)
 }
 
+// Retire has the node no longer say which replicas it has: who hands out leaders then
+// takes it for doubtful and gives it none. It is called before it hands over its own.
+func (h *Host) Retire() { h.retiring.Store(true) }
+
 // Led is a shard that this node leads.
 type Led struct {
 	Shard base.ShardID
@@ -102,8 +106,8 @@ type Led struct {
 func (h *Host) Led() []Led {
 	var led []Led
 	for _, g := range append(slices.Clone(h.raft.log.groups), h.raft.log.catalog) {
-		if g.leads() {
-			led = append(led, Led{Shard: g.id, Term: g.term()})
+		if term, leads := g.reign(); leads {
+			led = append(led, Led{Shard: g.id, Term: term})
 		}
 	}
 	return led

@@ -210,14 +210,14 @@ func (g *raftGroup) carry(f *flight) error {
 		if err := g.mayPropose(f); err != nil {
 			return err
 		}
-		if g.log.far.Any() && !g.leads() {
+		term, leads := g.reign()
+		if g.log.far.Any() && !leads {
 			if over, err := g.carryFar(f); over {
 				return err
 			}
 			g.pause(timer)
 			continue
 		}
-		term := g.term()
 		rs, err := g.log.raft.Propose(g.session, f.entry, patience)
 		if err == nil {
 			result, ok := g.wait(context.Background(), rs, timer, term, patience)
@@ -262,8 +262,17 @@ func (f *flight) final(err error) bool {
 
 // leads reports whether this node's replica leads the group, as far as it knows.
 func (g *raftGroup) leads() bool {
+	_, leads := g.reign()
+	return leads
+}
+
+// reign returns the term of which this node knows a leader, and whether it is this
+// node's replica. Who proposes must look at both at once: what it proposes to a
+// leader of a term is to be waited for in that term only.
+func (g *raftGroup) reign() (term uint64, leads bool) {
 	r := g.replica.Load()
-	return r != nil && g.leader() == r.id
+	leader, term := g.log.host.Leader(g.id)
+	return term, r != nil && leader == r.id
 }
 
 // mayPropose returns why the entry must not, or no longer, be proposed here.

@@ -13,6 +13,7 @@ type host struct {
 	deployment uint64
 	messages   raftio.MessageHandler
 	chunks     raftio.ChunkHandler
+	repeater   *repeater
 	stops      []func()
 }
 
@@ -41,6 +42,7 @@ func (h *host) Close() error {
 		stop()
 	}
 	h.stops = nil
+	h.repeater.close()
 	return nil
 }
 

@@ -34,6 +34,7 @@ func (h *host) serveMessages(conn net.Conn) {
 			return nil
 		}
 		h.messages(batch)
+		h.repeater.seen(batch)
 		return nil
 	})
 }

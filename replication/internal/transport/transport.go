@@ -183,7 +183,10 @@ type factory struct{ t *Transport }
 
 // Create implements config.TransportFactory.
 func (f factory) Create(nh config.NodeHostConfig, messages raftio.MessageHandler, chunks raftio.ChunkHandler) raftio.ITransport {
-	return &host{Transport: f.t, deployment: nh.GetDeploymentID(), messages: messages, chunks: chunks}
+	return &host{
+		Transport: f.t, deployment: nh.GetDeploymentID(), messages: messages, chunks: chunks,
+		repeater: newRepeater(messages),
+	}
 }
 
 // maxAddressBytes is the longest address; a DNS name has at most 253 bytes.
