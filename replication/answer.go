@@ -266,6 +266,7 @@ func (h *Host) answerGet(ctx context.Context, q *ask.Request) ([]byte, error) {
 // answered fast, then larger.
 const (
 	firstPieceItems = 128
+	pieceGrowth     = 4
 	maxPieceItems   = 1000
 	maxPieceBytes   = 256 << 10
 )
@@ -336,7 +337,7 @@ func (p *pieces) add(it base.Item) error {
 	if len(p.page.Items) < p.limit && p.bytes < maxPieceBytes {
 		return nil
 	}
-	p.limit = min(p.limit*pageGrowth, maxPieceItems)
+	p.limit = min(p.limit*pieceGrowth, maxPieceItems)
 	return p.flush()
 }
 

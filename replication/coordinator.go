@@ -24,6 +24,9 @@ const (
 	// tendPatience bounds one look at the transactions of a shard. What they wait for
 	// may be a shard that has lost its majority; the others must not wait for that.
 	tendPatience = time.Second
+	// releasePatience is how long a transaction that is in the way may take before
+	// its anchor is asked about it: longer than most take.
+	releasePatience = 30 * time.Millisecond
 	// maxTended is how many transactions one look cares for at a time.
 	maxTended = 16
 )
@@ -37,7 +40,17 @@ type coordination struct {
 	log    *raftlog
 	txn    *command.Txn
 	holder command.Holder
+	parts  []stance // of the parts of txn
 }
+
+// stance is where a shard stands with its part.
+type stance uint8
+
+const (
+	open    stance = iota // to be asked: it was not yet, or another transaction was in the way
+	refused               // holds nothing, and need not be asked again
+	held                  // holds the part, or nobody knows
+)
 
 // blockage is why an attempt could not go on: a transaction that holds a key of
 // a shard, or nobody in particular.
@@ -49,11 +62,13 @@ type blockage struct {
 
 // coordinate implements Propose for several shards.
 func (l *raftlog) coordinate(ctx context.Context, txn *command.Txn) error {
+	deadline := base.Version(0)
 	for attempt := 1; ; attempt++ {
-		c := &coordination{log: l, txn: txn, holder: command.Holder{
+		deadline = l.deadline(txn, deadline)
+		c := &coordination{log: l, txn: txn, parts: make([]stance, len(txn.Parts)), holder: command.Holder{
 			Txn:      base.NewRequestID(),
 			Anchor:   txn.Parts[txn.Anchor].Shard,
-			Deadline: l.deadline(txn),
+			Deadline: deadline,
 		}}
 		blocked, err := c.run(ctx)
 		if blocked == nil {
@@ -65,22 +80,31 @@ func (l *raftlog) coordinate(ctx context.Context, txn *command.Txn) error {
 	}
 }
 
-// deadline returns when others may end a transaction that begins now. The shards
-// judge that by their own clocks, which are ahead of this node's if another node
-// wrote to them whose clock is: as far as this node has seen. A shard that is
-// further ahead refuses the prepare and says where its clock is.
-func (l *raftlog) deadline(txn *command.Txn) base.Version {
+// deadline returns when others may end an attempt that begins now. A transaction
+// keeps that of its attempt before, and with it its age, while half of its time is
+// left. The shards judge deadlines by their own clocks, which are ahead of this
+// node's if another node wrote to them whose clock is: as far as this node has seen.
+// A shard that is further ahead refuses the prepare and says where its clock is.
+func (l *raftlog) deadline(txn *command.Txn, before base.Version) base.Version {
 	now := base.VersionAt(l.clock())
 	for i := range txn.Parts {
 		now = max(now, l.group(txn.Parts[i].Shard).clock())
 	}
-	return now + base.Version(txnPatience.Microseconds())
+	patience := base.Version(txnPatience.Microseconds())
+	if before >= now+patience/2 {
+		return before
+	}
+	return now + patience
 }
 
-// giveWay does what can be done about a blockage: it helps a transaction that
-// has been decided to its end, or ends one that is past its deadline, or waits.
+// giveWay does what can be done about a blockage: it waits for the transaction to
+// let go, helps one that has been decided to its end, or ends one that is past its
+// deadline.
 func (l *raftlog) giveWay(ctx context.Context, blocked blockage, attempt int) error {
 	if blocked.known {
+		if l.released(ctx, blocked) {
+			return nil
+		}
 		pending, err := l.unlock(ctx, blocked.shard, blocked.by)
 		if err != nil { // of another transaction: whether that was applied is not said
 			return inflight.NotApplied(fmt.Errorf("%w: a transaction is in the way: %v", base.ErrUnavailable, err))
@@ -92,29 +116,93 @@ func (l *raftlog) giveWay(ctx context.Context, blocked blockage, attempt int) er
 	return backoff(ctx, attempt)
 }
 
-// run makes one attempt. It has come to an end unless there is a blockage.
+// released waits for a moment for a transaction to let go, which this node's replica
+// shows. It is false if it does not, or if the replica does not know of the
+// transaction: it may lag, or there is none.
+func (l *raftlog) released(ctx context.Context, blocked blockage) bool {
+	r := l.group(blocked.shard).replica.Load()
+	if r == nil {
+		return false
+	}
+	timer := time.NewTimer(releasePatience)
+	defer timer.Stop()
+	for seen := false; ; seen = true {
+		release := r.machine.Releasing(blocked.by.Txn)
+		if release == nil {
+			return seen
+		}
+		select {
+		case <-release:
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// run makes one attempt. It has come to an end unless there is a blockage; then no
+// shard holds anything of it any more.
 func (c *coordination) run(ctx context.Context) (*blockage, error) {
-	err := c.prepare(ctx)
-	if anchor := &c.txn.Parts[c.txn.Anchor].Result; c.over(anchor) { // whatever the others say
-		c.abort(ctx)
-		c.txn.Result = *anchor
-		return nil, nil
+	for attempt := 1; ; attempt++ {
+		err := c.prepare(ctx)
+		if anchor := &c.txn.Parts[c.txn.Anchor].Result; c.over(anchor) { // whatever the others say
+			c.abortLater(ctx)
+			c.txn.Result = *anchor
+			return nil, nil
+		}
+		if err != nil {
+			c.abortLater(ctx)
+			return nil, err
+		}
+		switch blocked, mayWait := c.blocked(); {
+		case blocked == nil:
+			return c.conclude(ctx)
+		case !mayWait:
+			c.abort(ctx)
+			return blocked, nil
+		default:
+			if err := c.log.giveWay(ctx, *blocked, attempt); err != nil {
+				c.abortLater(ctx)
+				return nil, err
+			}
+		}
 	}
-	if err != nil {
-		c.abort(ctx)
-		return nil, err
+}
+
+// blocked returns what is in the way, nil if nothing is. A transaction waits for
+// younger ones while it holds keys, and lets go of them for an older one (wait-die:
+// Rosenkrantz, Stearns and Lewis, 1978). So nobody waits in a circle, and the oldest
+// always gets on.
+func (c *coordination) blocked() (by *blockage, mayWait bool) {
+	mayWait = true
+	for i := range c.txn.Parts {
+		part := &c.txn.Parts[i]
+		switch part.Result.Status {
+		case command.StatusExpired:
+			return &blockage{}, false
+		case command.StatusConflict: // whatever the others say
+			return nil, false
+		case command.StatusLocked:
+			found := &blockage{part.Shard, part.Result.Holder, true}
+			if by == nil || found.by.Before(by.by) {
+				by = found
+			}
+			mayWait = mayWait && c.holder.Before(found.by)
+		}
 	}
+	return by, mayWait
+}
+
+// conclude decides, after every shard has answered, or one that something has
+// changed that was read.
+func (c *coordination) conclude(ctx context.Context) (*blockage, error) {
 	res := &c.txn.Result
 	res.Reset()
 	for i := range c.txn.Parts {
 		part := &c.txn.Parts[i]
-		switch part.Result.Status {
-		case command.StatusLocked:
-			c.abort(ctx)
-			return &blockage{part.Shard, part.Result.Holder, true}, nil
-		case command.StatusExpired:
-			c.abort(ctx)
-			return &blockage{}, nil
+		if part.Result.Status == command.StatusLocked {
+			continue
 		}
 		res.Status = max(res.Status, part.Result.Status)
 		res.Version = max(res.Version, part.Result.Version)
@@ -130,26 +218,14 @@ func (c *coordination) over(anchor *command.Result) bool {
 	return anchor.Replayed || anchor.Status == command.StatusReused
 }
 
-// prepare lets every shard check its part and hold its keys. After an error the
-// transaction will never be decided.
+// prepare asks the open shards to check their parts and hold the keys. After an
+// error the transaction will never be decided.
 func (c *coordination) prepare(ctx context.Context) error {
 	var all errgroup.Group
 	for i := range c.txn.Parts {
-		part := &c.txn.Parts[i]
-		part.Result.Reset()
-		cmd := part.Command
-		cmd.Step = command.Step{Kind: command.StepPrepare, Holder: c.holder}
-		one := &command.Txn{Parts: []command.Part{{Shard: part.Shard, Command: cmd}}}
-		if i == c.txn.Anchor {
-			one.Request, one.Digest = c.txn.Request, c.txn.Digest
+		if c.parts[i] == open {
+			all.Go(func() error { return c.preparePart(ctx, i) })
 		}
-		all.Go(func() error {
-			err := c.log.proposeOne(ctx, one, true)
-			if err == nil {
-				part.Result = one.Result
-			}
-			return err
-		})
 	}
 	err := all.Wait()
 	var e *base.Error
@@ -158,6 +234,34 @@ func (c *coordination) prepare(ctx context.Context) error {
 		err = inflight.NotApplied(fmt.Errorf("%w: not all shards answered: %v", base.ErrUnavailable, err))
 	}
 	return err
+}
+
+func (c *coordination) preparePart(ctx context.Context, i int) error {
+	part := &c.txn.Parts[i]
+	part.Result.Reset()
+	cmd := part.Command
+	cmd.Step = command.Step{Kind: command.StepPrepare, Holder: c.holder}
+	one := &command.Txn{Parts: []command.Part{{Shard: part.Shard, Command: cmd}}}
+	if i == c.txn.Anchor {
+		one.Request, one.Digest = c.txn.Request, c.txn.Digest
+	}
+	err := c.log.proposeOne(ctx, one, true)
+	if err != nil {
+		var e *base.Error
+		if !errors.As(err, &e) || e.Outcome != base.OutcomeNotApplied {
+			c.parts[i] = held
+		}
+		return err
+	}
+	part.Result = one.Result
+	switch {
+	case part.Result.Status == command.StatusLocked:
+	case part.Result.Status == command.StatusApplied && !part.Result.Replayed:
+		c.parts[i] = held
+	default:
+		c.parts[i] = refused
+	}
+	return nil
 }
 
 // decide commits. The version is the newest that any shard gave.
@@ -179,7 +283,7 @@ func (c *coordination) decide(ctx context.Context) (*blockage, error) {
 	if err != nil {
 		var e *base.Error
 		if errors.As(err, &e) && e.Outcome == base.OutcomeNotApplied {
-			c.abort(ctx)
+			c.abortLater(ctx)
 		}
 		return nil, err // if it is unknown, those who meet the keys find out
 	}
@@ -197,14 +301,18 @@ func (c *coordination) decide(ctx context.Context) (*blockage, error) {
 func (c *coordination) refuse(ctx context.Context) error {
 	c.txn.Merge()
 	c.txn.Result.Version = 0
-	if c.txn.Request.IsZero() || c.txn.Result.Status == command.StatusConflict {
+	if c.txn.Result.Status == command.StatusConflict {
 		c.abort(ctx)
+		return nil
+	}
+	if c.txn.Request.IsZero() {
+		c.abortLater(ctx)
 		return nil
 	}
 	res, err := c.log.step(ctx, c.holder.Anchor, command.Step{
 		Kind: command.StepDecide, Holder: c.holder, Outcome: c.txn.Result,
 	}, c.txn)
-	c.abort(ctx)
+	c.abortLater(ctx)
 	switch {
 	case err != nil: // whatever the anchor knows, this applied nothing
 		return inflight.NotApplied(fmt.Errorf("%w: the refusal could not be recorded: %v", base.ErrUnavailable, err))
@@ -214,14 +322,40 @@ func (c *coordination) refuse(ctx context.Context) error {
 	return nil
 }
 
-// abort lets every shard drop what it holds.
+// abort lets the shards drop what they hold, and returns when they have: what is
+// tried next would meet it.
 func (c *coordination) abort(ctx context.Context) {
-	shards := c.shards()
-	c.log.background(ctx, func(ctx context.Context) {
-		for _, id := range shards {
-			_, _ = c.log.step(ctx, id, command.Step{Kind: command.StepAbort, Holder: c.holder}, nil)
+	select {
+	case <-c.abortLater(ctx):
+	case <-ctx.Done():
+	}
+}
+
+// abortLater is abort that does not wait. done is closed when the shards have
+// dropped what they held, or will not be asked.
+func (c *coordination) abortLater(ctx context.Context) (done <-chan struct{}) {
+	over := make(chan struct{})
+	var shards []base.ShardID // the caller may reuse txn soon
+	for i, s := range c.parts {
+		if s == held {
+			shards = append(shards, c.txn.Parts[i].Shard)
 		}
-	})
+	}
+	drop := func(ctx context.Context) {
+		defer close(over)
+		var all errgroup.Group
+		for _, id := range shards {
+			all.Go(func() error {
+				_, err := c.log.step(ctx, id, command.Step{Kind: command.StepAbort, Holder: c.holder}, nil)
+				return err
+			})
+		}
+		_ = all.Wait() // what is still held then runs out
+	}
+	if len(shards) == 0 || !c.log.background(ctx, drop) {
+		close(over)
+	}
+	return over
 }
 
 func (c *coordination) shards() []base.ShardID {
@@ -245,16 +379,18 @@ func (l *raftlog) step(ctx context.Context, shard base.ShardID, s command.Step, 
 
 // background runs fn after the caller was answered. If too many do so already, it
 // runs before, but not for longer than the caller has time: Tend does what is left.
-func (l *raftlog) background(ctx context.Context, fn func(context.Context)) {
+// It is false if fn is not run, since the log is being closed.
+func (l *raftlog) background(ctx context.Context, fn func(context.Context)) bool {
 	select {
 	case l.resolving <- struct{}{}:
-		if l.followUps.spawn(func() { fn(context.Background()); <-l.resolving }) {
-			return
+		if !l.followUps.spawn(func() { fn(context.Background()); <-l.resolving }) {
+			<-l.resolving
+			return false
 		}
-		<-l.resolving
 	default:
 		fn(ctx)
 	}
+	return true
 }
 
 // finish lets all shards apply a transaction that was decided, and then the

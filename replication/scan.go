@@ -8,20 +8,8 @@ import (
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/replication/internal/ask"
 	"github.com/distributedcache/cache/replication/internal/far"
+	"github.com/distributedcache/cache/replication/internal/near"
 	"github.com/distributedcache/cache/storage"
-)
-
-const (
-	// minPageItems to maxPageItems is how many items of a shard are read at
-	// once: few at first, so that a short scan is cheap, then four times as
-	// many each time.
-	minPageItems    = 4
-	firstPageItems  = 128
-	maxPageItems    = 1000
-	pageGrowth      = 4
-	maxPageBytes    = 1 << 20
-	minPageBytes    = 64 << 10
-	scanBudgetBytes = 16 << 20 // over all shards of one scan
 )
 
 // view is one consistent cut over all shards that this node can read. What the
@@ -168,7 +156,7 @@ func (v *view) scan(ctx context.Context, shards []base.ShardID, r base.Range, ro
 
 // scanHere is scan for shards that this node can read.
 func (v *view) scanHere(ctx context.Context, shards []base.ShardID, r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
-	stored := v.stored(ctx, shards, r, ro)
+	stored := near.Scan(ctx, v.snap, v.now, shards, r, ro)
 	if len(v.decided) == 0 {
 		return stored
 	}
@@ -184,146 +172,4 @@ func existing(items iter.Seq2[base.Item, error]) iter.Seq2[base.Item, error] {
 			}
 		}
 	}
-}
-
-// stored is scan without what the shards do not show yet.
-func (v *view) stored(ctx context.Context, shards []base.ShardID, r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
-	return func(yield func(base.Item, error) bool) {
-		if r.Empty() {
-			return
-		}
-		m := merge{v: v, reverse: ro.Reverse, keysOnly: ro.KeysOnly}
-		if err := m.start(shards, r, ro.Limit); err != nil {
-			yield(base.Item{}, err)
-			return
-		}
-		for n := 1; len(m.heap) > 0; n++ {
-			if n%ctxCheckItems == 0 && ctx.Err() != nil {
-				yield(base.Item{}, unavailable(ctx))
-				return
-			}
-			c := m.heap[0]
-			it := c.items[0]
-			c.items = c.items[1:]
-			if !yield(it, nil) {
-				return
-			}
-			if err := m.advance(); err != nil {
-				yield(base.Item{}, err)
-				return
-			}
-		}
-	}
-}
-
-// merge is a k-way merge of ordered pages, one cursor for each shard.
-type merge struct {
-	v                 *view
-	reverse, keysOnly bool
-	pageBytes         int
-	heap              []*cursor // a min-heap by the next item
-}
-
-// cursor stands in the items of one shard.
-type cursor struct {
-	shard    base.ShardID
-	items    []base.Item // read and not yet yielded
-	page     []base.Item // the memory of items
-	rest     base.Range  // not yet read
-	more     bool
-	pageSize int
-}
-
-// start opens a cursor on every shard, with one storage iterator for all of
-// them.
-func (m *merge) start(ids []base.ShardID, r base.Range, limit int) error {
-	shards := len(ids)
-	m.pageBytes = min(max(scanBudgetBytes/shards, minPageBytes), maxPageBytes)
-	size := firstPageItems
-	if limit > 0 && limit < size {
-		size = limit
-	}
-	if shards > 1 {
-		size = min(size, 2*size/shards+minPageItems)
-	}
-	scanner := m.v.snap.Scan()
-	defer scanner.Close()
-	cursors := make([]cursor, shards)
-	m.heap = make([]*cursor, 0, shards)
-	for i := range cursors {
-		c := &cursors[i]
-		*c = cursor{shard: ids[i], rest: r, pageSize: size}
-		if err := m.fill(scanner, c); err != nil {
-			return err
-		}
-		if len(c.items) > 0 {
-			m.heap = append(m.heap, c)
-		}
-	}
-	for i := len(m.heap)/2 - 1; i >= 0; i-- {
-		m.down(i)
-	}
-	return nil
-}
-
-// fill reads the next page of a cursor.
-func (m *merge) fill(scanner *storage.Scanner, c *cursor) (err error) {
-	c.page, c.more, err = scanner.Page(c.page[:0], storage.PageRequest{
-		Shard: c.shard, Range: c.rest, Reverse: m.reverse, KeysOnly: m.keysOnly,
-		MaxItems: c.pageSize, MaxBytes: m.pageBytes, Now: m.v.now,
-	})
-	if err != nil {
-		return err
-	}
-	c.items = c.page
-	if n := len(c.items); n > 0 {
-		c.rest = c.rest.After(c.items[n-1].Key, m.reverse)
-	}
-	c.pageSize = min(c.pageSize*pageGrowth, maxPageItems)
-	return nil
-}
-
-// advance restores the heap after the first cursor has given an item.
-func (m *merge) advance() error {
-	c := m.heap[0]
-	if len(c.items) == 0 && c.more {
-		scanner := m.v.snap.Scan()
-		err := m.fill(scanner, c)
-		if closeErr := scanner.Close(); err == nil {
-			err = closeErr
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if len(c.items) == 0 {
-		last := len(m.heap) - 1
-		m.heap[0] = m.heap[last]
-		m.heap = m.heap[:last]
-	}
-	m.down(0)
-	return nil
-}
-
-// down sinks the cursor at i to its place.
-func (m *merge) down(i int) {
-	for {
-		child := 2*i + 1
-		if child >= len(m.heap) {
-			return
-		}
-		if right := child + 1; right < len(m.heap) && m.before(right, child) {
-			child = right
-		}
-		if !m.before(child, i) {
-			return
-		}
-		m.heap[i], m.heap[child] = m.heap[child], m.heap[i]
-		i = child
-	}
-}
-
-func (m *merge) before(i, j int) bool {
-	c := m.heap[i].items[0].Key.Compare(m.heap[j].items[0].Key)
-	return (c < 0) != m.reverse
 }

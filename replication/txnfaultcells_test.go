@@ -8,6 +8,7 @@ import (
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/testkit"
+	"github.com/distributedcache/cache/replication/internal/command"
 )
 
 // faultTxn is a transaction in a cell, and what its caller was told.
@@ -15,7 +16,8 @@ type faultTxn struct {
 	id      base.RequestID // zero: none
 	keys    []base.Key     // the first is on the anchor
 	value   string
-	refused bool // a condition on the last key does not hold
+	refused bool // a condition on one key does not hold
+	refuser int  // the index of that
 	gaveUp  bool // its caller, when the fault came
 	update  bool // by a function that reads all keys
 
@@ -44,6 +46,9 @@ func (b *faultBench) newTxn(at stopPoint, n int) *faultTxn {
 		x.id[0], x.id[1], x.id[2], x.id[3] = 0, 0, 0, 0 // what is left of it tells the anchor of an Update
 		x.id[4], x.id[5], x.id[6], x.id[7] = 0, 0, 0, byte(testShards)*byte(b.rng.IntN(8))
 	}
+	if at.kind != command.StepAbort { // else the participants hold their keys
+		x.refuser = len(x.keys) - 1
+	}
 	x.update = !at.refused && !x.id.IsZero() && b.rng.IntN(2) == 0
 	x.gaveUp = b.rng.IntN(4) == 0
 	return x
@@ -56,7 +61,7 @@ func (x *faultTxn) writes() []base.Write {
 		writes[i] = base.Write{Key: key, Value: []byte(x.value)}
 	}
 	if x.refused {
-		writes[len(writes)-1].Cond = base.Cond{Kind: base.CondPresent}
+		writes[x.refuser].Cond = base.Cond{Kind: base.CondPresent}
 	}
 	return writes
 }

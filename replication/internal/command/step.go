@@ -53,8 +53,15 @@ type Holder struct {
 	Deadline base.Version // after which others may end it
 }
 
-// Before orders holders, so that all replicas name the same one.
-func (h Holder) Before(other Holder) bool { return bytes.Compare(h.Txn[:], other.Txn[:]) < 0 }
+// Before orders holders by age: the one whose deadline comes first is the older. So
+// all replicas name the same one of several, and of two that are in each other's way
+// both sides know which waits.
+func (h Holder) Before(other Holder) bool {
+	if h.Deadline != other.Deadline {
+		return h.Deadline < other.Deadline
+	}
+	return bytes.Compare(h.Txn[:], other.Txn[:]) < 0
+}
 
 // appendStep appends kind u8 | holder | at u64 | count, shards uvarint | status
 // u8 | outcome.

@@ -51,6 +51,8 @@ type holds struct {
 		sync.RWMutex
 		writers map[base.Key]command.Holder
 		byTxn   map[base.RequestID]command.Holder
+		// release is closed when a transaction has let go; nil if nobody waits.
+		release chan struct{}
 	}
 	count  atomic.Int64 // of visible.byTxn; saves readers the lock
 	staged []stagedHold
@@ -78,6 +80,7 @@ func (h *holds) load(space storage.Space) error {
 	h.visible.writers = make(map[base.Key]command.Holder)
 	h.visible.byTxn = make(map[base.RequestID]command.Holder)
 	h.show()
+	h.wake() // what was held may be no more
 	return nil
 }
 
@@ -140,6 +143,7 @@ func (h *holds) publish() {
 
 // show lets visible follow what is staged. REQUIRES: visible is locked.
 func (h *holds) show() {
+	released := false
 	for _, s := range h.staged {
 		for i := range s.cmd.Writes {
 			if key := s.cmd.Writes[i].Key; s.held {
@@ -152,15 +156,27 @@ func (h *holds) show() {
 			h.visible.byTxn[s.Txn] = s.Holder
 		} else {
 			delete(h.visible.byTxn, s.Txn)
+			released = true
 		}
+	}
+	if released {
+		h.wake()
 	}
 	clear(h.staged)
 	h.staged = h.staged[:0]
 	h.count.Store(int64(len(h.visible.byTxn)))
 }
 
-// blocks reports whether a transaction holds what the command needs, and which:
-// the same one on every replica, whatever the order of maps is there.
+// wake tells those that wait for a release to look again. REQUIRES: visible is locked.
+func (h *holds) wake() {
+	if h.visible.release != nil {
+		close(h.visible.release)
+		h.visible.release = nil
+	}
+}
+
+// blocks reports whether a transaction holds what the command needs, and which: the
+// oldest, on every replica the same one.
 func (h *holds) blocks(cmd *command.Command) (by command.Holder, blocked bool) {
 	if len(h.byTxn) == 0 {
 		return command.Holder{}, false
@@ -265,6 +281,21 @@ func (m *Machine) Holds(txn base.RequestID) bool {
 	defer v.RUnlock()
 	_, found := v.byTxn[txn]
 	return found
+}
+
+// Releasing returns nil if the shard holds nothing for the transaction, and else a
+// channel that is closed when any transaction lets go.
+func (m *Machine) Releasing(txn base.RequestID) <-chan struct{} {
+	v := &m.holds.visible
+	v.Lock()
+	defer v.Unlock()
+	if _, found := v.byTxn[txn]; !found {
+		return nil
+	}
+	if v.release == nil {
+		v.release = make(chan struct{})
+	}
+	return v.release
 }
 
 // PreparedIn returns the commands of the transactions that are prepared on a
