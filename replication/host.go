@@ -14,6 +14,7 @@ import (
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/replication/internal/far"
 	"github.com/distributedcache/cache/replication/internal/kvfsm"
+	"github.com/distributedcache/cache/replication/internal/latch"
 	"github.com/distributedcache/cache/replication/internal/sololog"
 	"github.com/distributedcache/cache/shard"
 	"github.com/distributedcache/cache/storage"
@@ -44,7 +45,8 @@ type Host struct {
 	catalog *group   // nil without a cluster
 	all     []base.ShardID
 	log     log
-	raft    *raftNode // nil without peers
+	turns   *latch.Latches // of calls of Update
+	raft    *raftNode      // nil without peers
 	far     far.Client
 
 	stopSweeper context.CancelFunc
@@ -178,7 +180,7 @@ func OpenSolo(cfg Config) (*Host, error) {
 
 // newHost returns a Host without replicas.
 func newHost(cfg Config) *Host {
-	h := &Host{cfg: cfg}
+	h := &Host{cfg: cfg, turns: latch.New(cfg.MaxInFlight)}
 	h.requests.New = func() any { return new(request) }
 	for i := range cfg.Store.Identity().Shards {
 		id := base.ShardID(i)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/distributedcache/cache/internal/base"
@@ -174,6 +175,16 @@ func (tx *Tx) remember(key base.Key, version base.Version) error {
 	}
 	tx.reads[key] = version
 	return nil
+}
+
+// keys returns the keys that the transaction has read or written, but for what it has
+// scanned.
+func (tx *Tx) keys() []base.Key {
+	keys := slices.AppendSeq(make([]base.Key, 0, len(tx.reads)+len(tx.writes)), maps.Keys(tx.reads))
+	for i := range tx.writes {
+		keys = append(keys, tx.writes[i].Key)
+	}
+	return keys
 }
 
 // Write buffers a put or delete. Its condition is judged now, by what the

@@ -15,6 +15,7 @@ import (
 	"github.com/distributedcache/cache/replication/internal/ask"
 	"github.com/distributedcache/cache/replication/internal/command"
 	"github.com/distributedcache/cache/replication/internal/inflight"
+	"github.com/distributedcache/cache/replication/internal/latch"
 )
 
 const (
@@ -23,6 +24,9 @@ const (
 	// minBackoff and maxBackoff bound the pause before it runs again.
 	minBackoff = 50 * time.Microsecond
 	maxBackoff = 20 * time.Millisecond
+	// turnPatience is how long an Update waits for others that it has met on a key:
+	// one that takes longer may wait for a shard that this one does not need.
+	turnPatience = time.Second
 )
 
 // View runs fn on one consistent cut over all shards. Where a snapshot is not
@@ -186,32 +190,50 @@ func (v *view) has(ctx context.Context, part *command.Part) (bool, error) {
 
 // Update runs fn and applies what it wrote, if nothing that it read has
 // changed; else it runs fn again. The version is that of the writes, 0 if
-// there were none.
+// there were none. Calls that have met on a key go on one after another.
 func (h *Host) Update(ctx context.Context, limits base.Limits, opts base.TxOptions, fn func(*Tx) error) (base.Version, error) {
 	attempts := cmp.Or(opts.MaxAttempts, defaultAttempts)
-	for attempt := range attempts {
-		if attempt > 0 {
-			if err := backoff(ctx, attempt); err != nil {
-				return 0, err
-			}
-		}
-		version, conflict, err := h.attempt(ctx, limits, opts.RequestID, fn)
-		if !conflict {
+	var turn *latch.Guard
+	defer func() { leave(turn) }()
+	for attempt := 1; ; attempt++ {
+		mayYield := turn == nil && attempt < attempts
+		version, changed, err := h.attempt(ctx, limits, opts.RequestID, mayYield, fn)
+		if changed == nil {
 			return version, err
 		}
+		if attempt == attempts {
+			return 0, inflight.NotApplied(fmt.Errorf("%w: what the transaction read kept changing in %d attempts", base.ErrConflict, attempts))
+		}
+		if keys := changed.keys(); turn == nil || !turn.Covers(keys) {
+			leave(turn)
+			if turn = h.turns.Enqueue(keys); turn != nil {
+				turn.Wait(ctx, turnPatience)
+				continue
+			}
+		}
+		if err := backoff(ctx, attempt); err != nil {
+			return 0, err
+		}
 	}
-	return 0, inflight.NotApplied(fmt.Errorf("%w: what the transaction read kept changing in %d attempts", base.ErrConflict, attempts))
 }
 
-// attempt runs fn once and tries to commit what it wrote.
-func (h *Host) attempt(ctx context.Context, limits base.Limits, id base.RequestID, fn func(*Tx) error) (version base.Version, conflict bool, err error) {
+func leave(turn *latch.Guard) {
+	if turn != nil {
+		turn.Release()
+	}
+}
+
+// attempt runs fn once and tries to commit what it wrote. It returns the
+// transaction if something has changed that it read, or, if it may yield to those
+// that stand in a queue for one of its keys, is about to.
+func (h *Host) attempt(ctx context.Context, limits base.Limits, id base.RequestID, mayYield bool, fn func(*Tx) error) (version base.Version, changed *Tx, err error) {
 	tx, err := h.newTx(ctx, limits, false)
 	if err != nil {
-		return 0, false, err
+		return 0, nil, err
 	}
 	defer tx.close()
 	if version, known, err := h.repeated(ctx, id, tx.here); err != nil || known {
-		return version, false, err
+		return version, nil, err
 	}
 	err = fn(tx)
 	tx.done = true
@@ -219,26 +241,29 @@ func (h *Host) attempt(ctx context.Context, limits base.Limits, id base.RequestI
 		// An earlier call may have been decided just now, and fn have refused what
 		// that wrote.
 		if version, known, err := h.repeated(ctx, id, nearby{}); err != nil || known {
-			return version, false, err
+			return version, nil, err
 		}
 	}
 	if err != nil || (len(tx.writes) == 0 && id.IsZero()) {
 		tx.writes = nil
-		conflict, err = tx.conclude(err)
-		return 0, conflict, err
+		again, err := tx.conclude(err)
+		if again {
+			return 0, tx, nil
+		}
+		return 0, nil, err
 	}
-	if tx.torn {
-		return 0, true, nil
+	if tx.torn || mayYield && h.turns.Busy(tx.keys()) {
+		return 0, tx, nil
 	}
 	txn := tx.txn(id)
 	if err := h.log.Propose(ctx, txn); err != nil {
-		return 0, false, err
+		return 0, nil, err
 	}
 	if txn.Result.Status == command.StatusConflict {
-		return 0, true, nil
+		return 0, tx, nil
 	}
 	at := func(i int) *base.Write { return &tx.writes[i] }
-	return txn.Result.Version, false, refusal(&txn.Result, at)
+	return txn.Result.Version, nil, refusal(&txn.Result, at)
 }
 
 // backoff pauses before another attempt, longer each time and by chance, so

@@ -30,7 +30,7 @@ var parts = map[string][]string{
 	"replication": {
 		"replication/internal/ask", "replication/internal/command", "replication/internal/far", "replication/internal/fsm",
 		"replication/internal/kvfsm",
-		"replication/internal/hostfs", "replication/internal/hostlog", "replication/internal/inflight", "replication/internal/logstore", "replication/internal/near",
+		"replication/internal/hostfs", "replication/internal/hostlog", "replication/internal/inflight", "replication/internal/latch", "replication/internal/logstore", "replication/internal/near",
 		"replication/internal/rafthost", "replication/internal/sololog", "replication/internal/transport",
 	},
 	"cluster": {
