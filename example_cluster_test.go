@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +28,7 @@ func threeNodes(ctx context.Context, dir string) []*cache.Cache {
 		nodes = append(nodes, c)
 		peers = []string{addressOf(ctx, c)}
 	}
-	await(ctx, func() bool { return copies(ctx, nodes[0], 3) })
+	serving(ctx, nodes[0], 3)
 	return nodes
 }
 
@@ -41,19 +42,14 @@ func addressOf(ctx context.Context, c *cache.Cache) string {
 	panic("a node does not know itself")
 }
 
-// copies reports whether every shard serves from n nodes.
-func copies(ctx context.Context, c *cache.Cache, n int) bool {
-	for _, s := range must(c.Admin().Shards(ctx)) {
-		if s.State != "serving" || len(s.Replicas) != n {
-			return false
+// serving returns the shards at a moment at which n nodes have each of them and one
+// leads. While a new node gets its share, leaders still move.
+func serving(ctx context.Context, c *cache.Cache, n int) []cache.ShardInfo {
+	for {
+		shards := must(c.Admin().Shards(ctx))
+		if !slices.ContainsFunc(shards, func(s cache.ShardInfo) bool { return s.State != "serving" || len(s.Replicas) != n }) {
+			return shards
 		}
-	}
-	return true
-}
-
-// await looks until what is awaited is there.
-func await(ctx context.Context, there func() bool) {
-	for !there() {
 		select {
 		case <-ctx.Done():
 			panic(context.Cause(ctx))
@@ -160,7 +156,7 @@ func ExampleAdmin_Shards_cluster() {
 	nodes := threeNodes(ctx, dir)
 	defer closeAll(nodes)
 
-	for _, s := range must(nodes[0].Admin().Shards(ctx)) {
+	for _, s := range serving(ctx, nodes[0], 3) { // of nodes[0].Admin().Shards(ctx)
 		fmt.Println(s.Shard, s.State, len(s.Replicas), s.Leader != "")
 	}
 	// Output:
