@@ -18,10 +18,10 @@ import (
 // the shard that is meant: if this one does not lead it, the error is a
 // *NotLeaderError that says who does. The answer does not alias the request.
 func (h *Host) Answer(ctx context.Context, request []byte) ([]byte, error) {
-	if !h.answering.enter() {
+	if !h.answering.Enter() {
 		return nil, inflight.NotApplied(base.ErrClosed)
 	}
-	defer h.answering.leave()
+	defer h.answering.Leave()
 	q, err := ask.Decode(request)
 	if err != nil {
 		return nil, err
@@ -274,10 +274,10 @@ const (
 // AnswerStream serves a request that Remote.Stream was called with. send must not
 // keep the piece.
 func (h *Host) AnswerStream(ctx context.Context, request []byte, send func(piece []byte) error) error {
-	if !h.answering.enter() {
+	if !h.answering.Enter() {
 		return base.ErrClosed
 	}
-	defer h.answering.leave()
+	defer h.answering.Leave()
 	q, err := ask.Decode(request)
 	if err != nil {
 		return err

@@ -203,7 +203,7 @@ var errOutOfTouch = errors.New("the replica is out of touch")
 // lose makes readers ask other nodes until the replica has caught up again.
 func (g *raftGroup) lose(r *replica) {
 	if g.renew(r, false) != nil {
-		g.log.tasks.spawn(g.catchUp)
+		g.log.tasks.Spawn(g.catchUp)
 	}
 }
 

@@ -46,7 +46,7 @@ type confirmer struct {
 func (c *confirmer) enqueue(groups ...*raftGroup) {
 	c.mu.Lock()
 	c.mu.queue = append(c.mu.queue, groups...)
-	if c.mu.loops < maxRounds && c.log.tasks.spawn(c.run) {
+	if c.mu.loops < maxRounds && c.log.tasks.Spawn(c.run) {
 		c.mu.loops++
 	}
 	var left []*raftGroup
@@ -127,7 +127,7 @@ func (c *confirmer) begin(o *occasion, g *raftGroup) {
 
 // slowly leaves a round to raft.
 func (g *raftGroup) slowly(r *round) {
-	if !g.log.tasks.spawn(func() { g.confirmSlowly(r) }) {
+	if !g.log.tasks.Spawn(func() { g.confirmSlowly(r) }) {
 		g.end(r, nil, base.ErrClosed)
 		g.leave()
 	}
@@ -150,7 +150,7 @@ func (g *raftGroup) arrive(round *round, r *replica, index uint64, patience time
 			g.confirmSlowly(round)
 		}
 	}
-	if !g.log.tasks.spawn(wait) {
+	if !g.log.tasks.Spawn(wait) {
 		g.end(round, nil, base.ErrClosed)
 		g.leave()
 	}

@@ -39,6 +39,7 @@ const (
 type coordination struct {
 	log    *raftlog
 	txn    *command.Txn
+	kind   command.StepKind // what the shards are asked for
 	holder command.Holder
 	parts  []stance // of the parts of txn
 }
@@ -62,15 +63,34 @@ type blockage struct {
 
 // coordinate implements Propose for several shards.
 func (l *raftlog) coordinate(ctx context.Context, txn *command.Txn) error {
-	deadline := base.Version(0)
+	return l.gather(ctx, txn, command.StepPrepare, func(c *coordination) (*blockage, error) { return c.conclude(ctx) })
+}
+
+// Hold keeps everything as it is that a transaction has read, until release is called
+// or a while has passed. An error says that nothing is held.
+func (l *raftlog) Hold(ctx context.Context, txn *command.Txn) (release func(), _ error) {
+	err := l.gather(ctx, txn, command.StepHold, func(c *coordination) (*blockage, error) {
+		release = func() { c.abortLater(ctx) }
+		return nil, nil
+	})
+	return release, err
+}
+
+// gather has all shards of a transaction hold its keys, and then calls then. It tries
+// until there is no blockage.
+func (l *raftlog) gather(ctx context.Context, txn *command.Txn, kind command.StepKind, then func(*coordination) (*blockage, error)) error {
+	patience, deadline := txnPatience, base.Version(0)
+	if kind == command.StepHold {
+		patience /= 2 // older than those that began just now: it has run in vain before
+	}
 	for attempt := 1; ; attempt++ {
-		deadline = l.deadline(txn, deadline)
-		c := &coordination{log: l, txn: txn, parts: make([]stance, len(txn.Parts)), holder: command.Holder{
+		deadline = l.deadline(txn, patience, deadline)
+		c := &coordination{log: l, txn: txn, kind: kind, parts: make([]stance, len(txn.Parts)), holder: command.Holder{
 			Txn:      base.NewRequestID(),
 			Anchor:   txn.Parts[txn.Anchor].Shard,
 			Deadline: deadline,
 		}}
-		blocked, err := c.run(ctx)
+		blocked, err := c.run(ctx, then)
 		if blocked == nil {
 			return err
 		}
@@ -85,16 +105,15 @@ func (l *raftlog) coordinate(ctx context.Context, txn *command.Txn) error {
 // left. The shards judge deadlines by their own clocks, which are ahead of this
 // node's if another node wrote to them whose clock is: as far as this node has seen.
 // A shard that is further ahead refuses the prepare and says where its clock is.
-func (l *raftlog) deadline(txn *command.Txn, before base.Version) base.Version {
+func (l *raftlog) deadline(txn *command.Txn, patience time.Duration, before base.Version) base.Version {
 	now := base.VersionAt(l.clock())
 	for i := range txn.Parts {
 		now = max(now, l.group(txn.Parts[i].Shard).clock())
 	}
-	patience := base.Version(txnPatience.Microseconds())
-	if before >= now+patience/2 {
+	if before >= now+base.Version((patience/2).Microseconds()) {
 		return before
 	}
-	return now + patience
+	return now + base.Version(patience.Microseconds())
 }
 
 // giveWay does what can be done about a blockage: it waits for the transaction to
@@ -143,7 +162,7 @@ func (l *raftlog) released(ctx context.Context, blocked blockage) bool {
 
 // run makes one attempt. It has come to an end unless there is a blockage; then no
 // shard holds anything of it any more.
-func (c *coordination) run(ctx context.Context) (*blockage, error) {
+func (c *coordination) run(ctx context.Context, then func(*coordination) (*blockage, error)) (*blockage, error) {
 	for attempt := 1; ; attempt++ {
 		err := c.prepare(ctx)
 		if anchor := &c.txn.Parts[c.txn.Anchor].Result; c.over(anchor) { // whatever the others say
@@ -157,7 +176,7 @@ func (c *coordination) run(ctx context.Context) (*blockage, error) {
 		}
 		switch blocked, mayWait := c.blocked(); {
 		case blocked == nil:
-			return c.conclude(ctx)
+			return then(c)
 		case !mayWait:
 			c.abort(ctx)
 			return blocked, nil
@@ -240,7 +259,7 @@ func (c *coordination) preparePart(ctx context.Context, i int) error {
 	part := &c.txn.Parts[i]
 	part.Result.Reset()
 	cmd := part.Command
-	cmd.Step = command.Step{Kind: command.StepPrepare, Holder: c.holder}
+	cmd.Step = command.Step{Kind: c.kind, Holder: c.holder}
 	one := &command.Txn{Parts: []command.Part{{Shard: part.Shard, Command: cmd}}}
 	if i == c.txn.Anchor {
 		one.Request, one.Digest = c.txn.Request, c.txn.Digest
@@ -383,7 +402,7 @@ func (l *raftlog) step(ctx context.Context, shard base.ShardID, s command.Step, 
 func (l *raftlog) background(ctx context.Context, fn func(context.Context)) bool {
 	select {
 	case l.resolving <- struct{}{}:
-		if !l.followUps.spawn(func() { fn(context.Background()); <-l.resolving }) {
+		if !l.followUps.Spawn(func() { fn(context.Background()); <-l.resolving }) {
 			<-l.resolving
 			return false
 		}

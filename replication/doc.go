@@ -28,7 +28,6 @@
 //     time.
 //
 // Lock order: raftNode.changing (held while a replica starts or is removed) comes
-// first; raftGroup.mu before tasks.mu, and confirmer.mu before tasks.mu. All others
-// are leaves. But for changing, no lock is held while storage, raft or another
-// node is called.
+// first; raftGroup.mu and confirmer.mu before tasks.Group.mu. All others are leaves.
+// But for changing, no lock is held while storage, raft or another node is called.
 package replication

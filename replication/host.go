@@ -16,6 +16,7 @@ import (
 	"github.com/distributedcache/cache/replication/internal/kvfsm"
 	"github.com/distributedcache/cache/replication/internal/latch"
 	"github.com/distributedcache/cache/replication/internal/sololog"
+	"github.com/distributedcache/cache/replication/internal/tasks"
 	"github.com/distributedcache/cache/shard"
 	"github.com/distributedcache/cache/storage"
 )
@@ -52,8 +53,8 @@ type Host struct {
 	stopSweeper context.CancelFunc
 	workers     sync.WaitGroup
 	retiring    atomic.Bool
-	answering   tasks     // calls of Answer and AnswerStream
-	requests    sync.Pool // of *request
+	answering   tasks.Group // calls of Answer and AnswerStream
+	requests    sync.Pool   // of *request
 }
 
 // group is one shard, as this node knows it.
@@ -203,7 +204,7 @@ func (h *Host) Close() {
 	h.stopSweeper()
 	h.log.Close()
 	if h.raft != nil {
-		h.answering.close() // raft must not be asked anything once it is closed
+		h.answering.Close() // raft must not be asked anything once it is closed
 		h.raft.host.Close()
 	}
 	h.workers.Wait()

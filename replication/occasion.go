@@ -131,7 +131,7 @@ func (o *occasion) ask(ctx context.Context, patience time.Duration) (done <-chan
 		return o.done
 	}
 	for to, questions := range o.asked {
-		if !o.c.log.tasks.spawn(func() { o.put(ctx, patience, to.node, questions) }) {
+		if !o.c.log.tasks.Spawn(func() { o.put(ctx, patience, to.node, questions) }) {
 			o.answer(questions, nil)
 		}
 	}

@@ -73,7 +73,7 @@ func (g *raftGroup) submit(p *inflight.Pending) bool {
 		return false
 	}
 	g.mu.queue = append(g.mu.queue, p)
-	if g.mu.carriers < maxFlights && g.log.tasks.spawn(g.fly) {
+	if g.mu.carriers < maxFlights && g.log.tasks.Spawn(g.fly) {
 		g.mu.carriers++
 	}
 	return true

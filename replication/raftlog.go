@@ -11,6 +11,7 @@ import (
 	"github.com/distributedcache/cache/replication/internal/far"
 	"github.com/distributedcache/cache/replication/internal/inflight"
 	"github.com/distributedcache/cache/replication/internal/rafthost"
+	"github.com/distributedcache/cache/replication/internal/tasks"
 	"github.com/distributedcache/cache/storage"
 	"github.com/lni/dragonboat/v4"
 )
@@ -40,13 +41,13 @@ type raftlog struct {
 	admission *inflight.Admission
 	confirmer confirmer
 	resolving chan struct{} // has an element for each transaction that is resolved
-	followUps tasks         // that resolve them
+	followUps tasks.Group   // that resolve them
 	stop      chan struct{}
 	// ending ends with stop; what other nodes are asked in the background hangs
 	// on it.
 	ending context.Context
 	end    context.CancelFunc
-	tasks  tasks // the carriers of entries and of barriers
+	tasks  tasks.Group // the carriers of entries and of barriers
 }
 
 // group returns the group of a shard, the catalog included.
@@ -147,7 +148,7 @@ func (l *raftlog) admit(txn *command.Txn) (*inflight.Pending, error) {
 // releases reports whether a step gives free what a transaction holds. It writes
 // little, and nobody is helped if it is refused.
 func releases(kind command.StepKind) bool {
-	return kind != command.StepNone && kind != command.StepPrepare
+	return kind != command.StepNone && kind != command.StepPrepare && kind != command.StepHold
 }
 
 func (l *raftlog) allShards() []base.ShardID {
@@ -241,7 +242,7 @@ func (l *raftlog) drain() {
 
 // Close implements log.
 func (l *raftlog) Close() {
-	l.followUps.closeWithin(closePatience) // else their keys stay held for a while
+	l.followUps.CloseWithin(closePatience) // else their keys stay held for a while
 	for _, g := range l.groups {
 		g.close()
 	}
@@ -251,6 +252,6 @@ func (l *raftlog) Close() {
 	l.drain()
 	close(l.stop)
 	l.end()
-	l.tasks.close()
-	l.followUps.close()
+	l.tasks.Close()
+	l.followUps.Close()
 }

@@ -46,7 +46,7 @@ func (n *raftNode) start(g *group, spec ReplicaSpec) error {
 	}
 	g.replica.Store(&replica{id: spec.Replica, machine: m})
 	if n.log.far.Any() {
-		n.log.tasks.spawn(n.log.group(g.id).catchUp)
+		n.log.tasks.Spawn(n.log.group(g.id).catchUp)
 	}
 	return n.fence.Err()
 }

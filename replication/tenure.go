@@ -100,7 +100,7 @@ func (g *raftGroup) learnTenure(r *replica) {
 			g.tenure.set(&tenure{replica: r.id, term: term, voters: voters}, changes)
 		}
 	}
-	if !g.log.tasks.spawn(learn) {
+	if !g.log.tasks.Spawn(learn) {
 		g.tenure.learning.Store(false)
 	}
 }
@@ -137,7 +137,7 @@ func (h *Host) answerConfirm(ctx context.Context, bytes []byte) ([]byte, error) 
 					answers[i] = ask.Confirmed{Yes: true, Index: r.machine.Index()}
 				}
 			}
-			if r == nil || g.barrier.upTo(r) >= told || !log.tasks.spawn(answer) {
+			if r == nil || g.barrier.upTo(r) >= told || !log.tasks.Spawn(answer) {
 				answer()
 			}
 		})

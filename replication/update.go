@@ -21,6 +21,8 @@ import (
 const (
 	// defaultAttempts is how often Update runs its function at most.
 	defaultAttempts = 64
+	// freeAttempts is how often View runs its function before it holds anything.
+	freeAttempts = 3
 	// minBackoff and maxBackoff bound the pause before it runs again.
 	minBackoff = 50 * time.Microsecond
 	maxBackoff = 20 * time.Millisecond
@@ -31,30 +33,56 @@ const (
 
 // View runs fn on one consistent cut over all shards. Where a snapshot is not
 // one, it runs fn again until nothing of what it read has changed, but not more than
-// so many times; 0 = the default.
+// so many times; 0 = the default. If that does not come by itself, it holds what fn
+// has read, so that writes of that wait, while fn runs again.
 func (h *Host) View(ctx context.Context, limits base.Limits, attempts int, fn func(*Tx) error) error {
 	attempts = cmp.Or(attempts, defaultAttempts)
-	for attempt := range attempts {
-		if attempt > 0 {
-			if err := backoff(ctx, attempt); err != nil {
-				return err
+	release := func() {}
+	defer func() { release() }()
+	for attempt := 1; ; attempt++ {
+		changed, err := h.viewOnce(ctx, limits, fn)
+		if changed == nil {
+			return err
+		}
+		if attempt == attempts {
+			return fmt.Errorf("%w: what was read kept changing in %d attempts", base.ErrConflict, attempts)
+		}
+		release()
+		release = func() {}
+		if attempt >= freeAttempts {
+			if held, err := h.hold(ctx, changed); err == nil {
+				release = held
+				continue
 			}
 		}
-		again, err := h.viewOnce(ctx, limits, fn)
-		if !again {
+		if err := backoff(ctx, attempt); err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: what was read kept changing in %d attempts", base.ErrConflict, attempts)
 }
 
-func (h *Host) viewOnce(ctx context.Context, limits base.Limits, fn func(*Tx) error) (again bool, err error) {
+// hold keeps everything as it is that a transaction has read, for a while or until
+// release is called. An error, such as that it is too much, says that nothing is held.
+func (h *Host) hold(ctx context.Context, tx *Tx) (release func(), err error) {
+	txn := tx.txn(base.RequestID{})
+	if len(txn.Parts) == 0 {
+		return func() {}, nil
+	}
+	return h.raft.log.Hold(ctx, txn)
+}
+
+// viewOnce runs fn once. It returns the transaction if what it has read was not of one
+// moment.
+func (h *Host) viewOnce(ctx context.Context, limits base.Limits, fn func(*Tx) error) (changed *Tx, err error) {
 	tx, err := h.newTx(ctx, limits, true)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer tx.close()
-	return tx.conclude(fn(tx))
+	if again, err := tx.conclude(fn(tx)); !again {
+		return nil, err
+	}
+	return tx, nil
 }
 
 // conclude ends a transaction that writes nothing: its function returned with

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/distributedcache/cache/internal/base"
@@ -108,4 +109,48 @@ func TestAKeyIsReadTwice(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestViewComesToAnEnd reads keys of two shards that are written without a pause, on a
+// node that has the shards and on one that has not. No View may need more than one
+// attempt after those before which it holds nothing.
+func TestViewComesToAnEnd(t *testing.T) {
+	c := newApart(t, 4, func(base.ShardID) []int { return []int{0, 1, 2} })
+	ctx, stop := context.WithCancel(testkit.Context(t))
+	var writers sync.WaitGroup
+	defer writers.Wait()
+	defer stop()
+	keys := []base.Key{keyOn(c.hostOf(0), 0, 1), keyOn(c.hostOf(0), 1, 1)}
+	for i := range 8 {
+		writers.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				_, err := c.hostOf(i%3).Write(ctx, &base.Write{Key: keys[i%2], Value: fmt.Append(nil, n)}, base.RequestID{})
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all := base.PrimaryPrefix("key-1-")
+	ran := 0
+	for n := range 20 {
+		err := c.hostOf(n%2*3).View(ctx, base.DefaultLimits(), freeAttempts+1, func(tx *Tx) error {
+			ran++
+			if n%4 > 1 {
+				_, err := tx.MultiGet(keys)
+				return err
+			}
+			for _, err := range tx.RangeScan(all, base.ReadOptions{}) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("view %d: %v", n, err)
+		}
+	}
+	t.Logf("%d runs of 20 views", ran)
 }

@@ -31,7 +31,7 @@ var parts = map[string][]string{
 		"replication/internal/ask", "replication/internal/command", "replication/internal/far", "replication/internal/fsm",
 		"replication/internal/kvfsm",
 		"replication/internal/hostfs", "replication/internal/hostlog", "replication/internal/inflight", "replication/internal/latch", "replication/internal/logstore", "replication/internal/near",
-		"replication/internal/rafthost", "replication/internal/sololog", "replication/internal/transport",
+		"replication/internal/rafthost", "replication/internal/sololog", "replication/internal/tasks", "replication/internal/transport",
 	},
 	"cluster": {
 		"cluster/internal/catalog", "cluster/internal/founding", "cluster/internal/gossip", "cluster/internal/peer",

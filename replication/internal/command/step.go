@@ -33,8 +33,11 @@ const (
 	// StepForget, on the anchor, drops the record that the transaction was
 	// applied, once every shard has applied its part.
 	StepForget
+	// StepHold is StepPrepare of a command that only reads, without the check: what
+	// is read stays as it is until StepAbort, whatever it is.
+	StepHold
 
-	lastStep = StepForget
+	lastStep = StepHold
 )
 
 // Step makes a command part of a transaction over several shards.

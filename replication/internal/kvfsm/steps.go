@@ -17,7 +17,7 @@ import (
 // late StepDecide is taken.
 func (m *Machine) applyStep(b *storage.Batch, cmd *command.Command, res *command.Result) error {
 	switch cmd.Step.Kind {
-	case command.StepPrepare:
+	case command.StepPrepare, command.StepHold:
 		return m.prepare(b, cmd, res)
 	case command.StepDecide:
 		return m.decide(b, cmd, res)
@@ -65,8 +65,10 @@ func (m *Machine) prepare(b *storage.Batch, cmd *command.Command, res *command.R
 	if m.locked(cmd, res) {
 		return nil
 	}
-	if err := m.Check(b, cmd, res); err != nil || res.Status != command.StatusApplied {
-		return err
+	if cmd.Step.Kind == command.StepPrepare {
+		if err := m.Check(b, cmd, res); err != nil || res.Status != command.StatusApplied {
+			return err
+		}
 	}
 	res.Version = m.tick(cmd.Stamp)
 	held := *cmd

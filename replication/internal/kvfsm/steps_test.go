@@ -632,3 +632,30 @@ func sameResult(a, b *command.Result) bool {
 	x.Versions, x.Failed, y.Versions, y.Failed = nil, nil, nil, nil
 	return reflect.DeepEqual(x, y) && slices.Equal(a.Versions, b.Versions) && slices.Equal(a.Failed, b.Failed)
 }
+
+// StepHold keeps what it reads as it is, whatever that is, until it is dropped; what
+// only reads may pass.
+func TestHold(t *testing.T) {
+	b := newBench(t)
+	b.do(command.StatusApplied, &command.Command{Stamp: 10, Writes: []base.Write{put("a", "1")}})
+	old := reading(step(20, command.StepHold, 1), "a", 7) // not its version
+	old.Ranges = []command.RangeRead{{Range: base.PrimaryPrefix("b")}}
+	b.do(command.StatusApplied, old)
+	b.held(1)
+	for _, key := range []string{"a", "b", "bb"} {
+		blocked := b.do(command.StatusLocked, &command.Command{Stamp: 30, Writes: []base.Write{put(key, "2")}})
+		if blocked.Holder != holder(1) {
+			t.Errorf("%s is held by %+v", key, blocked.Holder)
+		}
+	}
+	b.do(command.StatusApplied, &command.Command{Stamp: 30, Writes: []base.Write{put("c", "2")}})
+	b.do(command.StatusApplied, reading(step(30, command.StepHold, 2), "a", 0))
+	b.held(1, 2)
+	b.do(command.StatusApplied, step(40, command.StepAbort, 1))
+	b.do(command.StatusApplied, step(40, command.StepAbort, 2))
+	b.held()
+	b.do(command.StatusApplied, &command.Command{Stamp: 50, Writes: []base.Write{put("a", "2"), put("b", "2")}})
+	b.do(command.StatusApplied, reading(step(60, command.StepHold, 3), "a", 0))
+	b.do(command.StatusExpired, step(deadline+1, command.StepExpire, 3))
+	b.held()
+}
