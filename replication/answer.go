@@ -217,9 +217,9 @@ func (h *Host) answerCheck(ctx context.Context, g *raftGroup, bytes []byte) (buf
 		if err != nil {
 			return err
 		}
-		defer v.close()
+		defer v.Close()
 		same, err := v.has(ctx, &part)
-		buf = ask.Verdict{Yes: same, Version: r.machine.Removed()}.Append(nil)
+		buf = ask.Verdict{Yes: same && !v.Doubtful, Version: r.machine.Removed()}.Append(nil)
 		return err
 	})
 	return buf, err
@@ -302,7 +302,7 @@ func (h *Host) answerScan(ctx context.Context, q *ask.Request, send func(piece [
 	if err != nil {
 		return err
 	}
-	defer v.close()
+	defer v.Close()
 	if len(v.away) > 0 {
 		return &NotLeaderError{Shard: v.away[0]}
 	}
@@ -353,7 +353,7 @@ func (h *Host) ReadCatalog(ctx context.Context) ([]base.Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer v.close()
+	defer v.Close()
 	var items []base.Item
 	for it, err := range v.scan(ctx, h.catalog.self[:], base.All(), base.ReadOptions{}) {
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/distributedcache/cache/replication/internal/far"
 	"github.com/distributedcache/cache/replication/internal/kvfsm"
 	"github.com/distributedcache/cache/replication/internal/latch"
+	"github.com/distributedcache/cache/replication/internal/near"
 	"github.com/distributedcache/cache/replication/internal/sololog"
 	"github.com/distributedcache/cache/replication/internal/tasks"
 	"github.com/distributedcache/cache/shard"
@@ -316,7 +317,7 @@ func (h *Host) read(ctx context.Context, g *group, r *replica, key base.Key, ro 
 	if rec.ExpiresAt != 0 && rec.ExpiresAt <= h.now(r) {
 		return base.Item{Key: key}, nil
 	}
-	return item(key, rec), nil
+	return near.Item(key, rec), nil
 }
 
 // readHeld reads a key that a transaction holds.
@@ -326,16 +327,8 @@ func (h *Host) readHeld(ctx context.Context, g *group, key base.Key, ro base.Rea
 	if err != nil {
 		return base.Item{Key: key}, err
 	}
-	defer v.close()
-	return v.getFrom(ctx, g.id, key)
-}
-
-func item(key base.Key, rec storage.Record) base.Item {
-	it := base.Item{Key: key, Value: rec.Value, Version: rec.Version}
-	if rec.ExpiresAt != 0 {
-		it.ExpiresAt = base.Version(rec.ExpiresAt).Time()
-	}
-	return it
+	defer v.Close()
+	return v.Get(ctx, g.id, key)
 }
 
 // MultiGet reads keys, each by itself, into an Item at the same position. A

@@ -9,35 +9,42 @@ import (
 	"github.com/distributedcache/cache/replication/internal/ask"
 	"github.com/distributedcache/cache/replication/internal/far"
 	"github.com/distributedcache/cache/replication/internal/near"
-	"github.com/distributedcache/cache/storage"
 )
 
-// view is one consistent cut over all shards that this node can read. What the
-// others have it reads from their leaders, as it is then. It is used by one
-// goroutine.
+// view is what this node can read of some shards, and what it asks others of the
+// rest, as that is then. It is used by one goroutine.
 type view struct {
+	*near.View
 	h       *Host
+	here    nearby         // what has arrived where ro asks, and is shown as of one moment
+	eves    []near.Eve     // of these
 	away    []base.ShardID // those that other nodes have to be asked for
 	marks   far.Marks      // of these
-	snap    *storage.Snapshot
-	now     uint64       // what has expired by then is not seen
-	ordered base.Version // nothing in the view is newer
-	// decided is what transactions have written that the shards do not show yet,
-	// in the order of the keys; version 0 = deleted.
-	decided []base.Item
+	ro      base.ReadOptions
+	ordered base.Version // nothing that is read here is newer
+	// lax says that what it shows may be old: whoever reads it has it validated.
+	lax bool
 }
 
-func (h *Host) newView() (*view, error) {
+func (h *Host) newView(eves []near.Eve, here nearby, ro base.ReadOptions) (*view, error) {
 	snap, err := h.cfg.Store.NewSnapshot()
 	if err != nil {
 		return nil, err
 	}
 	ordered := h.log.Ordered() // after the snapshot, so that it bounds what that shows
 	now := max(base.VersionAt(h.cfg.Clock()), ordered)
-	return &view{h: h, snap: snap, now: uint64(now), ordered: ordered}, nil
+	v := &view{h: h, here: here, eves: eves, ro: ro, ordered: ordered}
+	v.View = near.NewView(snap, uint64(now), eves, v)
+	return v, nil
 }
 
-func (v *view) close() { _ = v.snap.Close() }
+// arrived returns the shards that show in the view what was answered before it.
+func (v *view) arrived() nearby {
+	if v.lax {
+		return nearby{}
+	}
+	return v.here
+}
 
 // settle returns once nothing that the view shows can be taken back.
 func (v *view) settle(ctx context.Context) error {
@@ -60,14 +67,7 @@ func (v *view) getFrom(ctx context.Context, id base.ShardID, key base.Key) (base
 		v.marks.Note(ask.Mark{Shard: id, Removed: mark})
 		return it, err
 	}
-	if it, found := v.decidedItem(key); found {
-		return it, nil
-	}
-	rec, err := v.snap.Get(id, key)
-	if err != nil || (rec.ExpiresAt != 0 && rec.ExpiresAt <= v.now) {
-		return base.Item{Key: key}, err
-	}
-	return item(key, rec), nil
+	return v.Get(ctx, id, key)
 }
 
 // Scan returns the items of a range in order. It reads one snapshot, taken
@@ -85,7 +85,7 @@ func (h *Host) Scan(ctx context.Context, r base.Range, ro base.ReadOptions) iter
 			yield(base.Item{}, err)
 			return
 		}
-		defer v.close()
+		defer v.Close()
 		if !ro.Stale {
 			if err := v.settle(ctx); err != nil {
 				yield(base.Item{}, err)
@@ -128,7 +128,7 @@ func (h *Host) viewOf(ctx context.Context, shards []base.ShardID, r base.Range, 
 			return v, err
 		}
 		if err == nil {
-			v.close()
+			v.Close()
 		}
 	}
 }
@@ -143,7 +143,7 @@ func (v *view) scan(ctx context.Context, shards []base.ShardID, r base.Range, ro
 	}
 	var sources []iter.Seq2[base.Item, error]
 	if len(shards) > 0 {
-		sources = append(sources, v.scanHere(ctx, shards, r, ro))
+		sources = append(sources, v.Scan(ctx, shards, r, ro))
 	}
 	if len(away) > 0 && !r.Empty() {
 		if !v.h.far.Any() {
@@ -152,24 +152,4 @@ func (v *view) scan(ctx context.Context, shards []base.ShardID, r base.Range, ro
 		sources = append(sources, v.h.far.Scan(ctx, away, r, ro, v.marks.Note))
 	}
 	return far.Merge(sources, ro.Reverse)
-}
-
-// scanHere is scan for shards that this node can read.
-func (v *view) scanHere(ctx context.Context, shards []base.ShardID, r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
-	stored := near.Scan(ctx, v.snap, v.now, shards, r, ro)
-	if len(v.decided) == 0 {
-		return stored
-	}
-	return existing(overlay(stored, v.decidedIn(shards, r, ro), ro.Reverse))
-}
-
-// existing leaves out what was deleted.
-func existing(items iter.Seq2[base.Item, error]) iter.Seq2[base.Item, error] {
-	return func(yield func(base.Item, error) bool) {
-		for it, err := range items {
-			if (err != nil || it.Exists()) && !yield(it, err) {
-				return
-			}
-		}
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/replication/internal/command"
 	"github.com/distributedcache/cache/replication/internal/inflight"
+	"github.com/distributedcache/cache/replication/internal/near"
 )
 
 // Tx is a transaction on its way: it reads one consistent cut, sees its own
@@ -20,7 +21,6 @@ type Tx struct {
 	ctx    context.Context // the API hands it back to fn, nothing else uses it to wait
 	h      *Host
 	view   *view
-	here   nearby // what the view shows
 	limits base.Limits
 
 	readOnly bool
@@ -34,9 +34,6 @@ type Tx struct {
 	// is asked each time. Then what was read is of no one moment.
 	torn   bool
 	ranges []rangeRead
-	// removed has the mark of each shard that is read here, from before the view;
-	// those of the others are in the view.
-	removed map[base.ShardID]base.Version
 }
 
 // rangeRead is what one scan saw of one shard.
@@ -51,25 +48,13 @@ const maxTxReads = 100_000
 
 var errTxDone = fmt.Errorf("%w: the transaction is over; use it only inside its function", base.ErrInvalid)
 
-func (h *Host) newTx(ctx context.Context, limits base.Limits, readOnly bool) (*Tx, error) {
+// newTx begins a transaction. A lax one shows what this node has, without asking others
+// whether that is the newest: whoever commits it finds out.
+func (h *Host) newTx(ctx context.Context, limits base.Limits, readOnly, lax bool) (*Tx, error) {
 	tx := &Tx{ctx: ctx, h: h, limits: limits, readOnly: readOnly, track: !readOnly || !h.log.Cut()}
-	for {
-		here, away := h.split(h.all, base.ReadOptions{})
-		err := h.log.Current(ctx, here.shards)
-		if err == nil {
-			tx.noteMarks(here.shards)
-			tx.view, err = h.readView(ctx, here.shards, base.All(), base.ReadOptions{})
-		}
-		if h.still(here) {
-			if err != nil {
-				return nil, err
-			}
-			tx.view.away, tx.here = away, here
-			break
-		}
-		if err == nil {
-			tx.view.close()
-		}
+	var err error
+	if tx.view, err = h.wholeView(ctx, lax && !h.log.Cut()); err != nil {
+		return nil, err
 	}
 	if tx.track {
 		tx.written = make(map[base.Key]int)
@@ -78,22 +63,43 @@ func (h *Host) newTx(ctx context.Context, limits base.Limits, readOnly bool) (*T
 	return tx, nil
 }
 
-// noteMarks remembers the marks of shards that are about to be read here.
-func (tx *Tx) noteMarks(shards []base.ShardID) {
-	if tx.h.log.Cut() {
-		return
-	}
-	tx.removed = make(map[base.ShardID]base.Version, len(shards))
-	for _, id := range shards {
-		if r := tx.h.groups[id].replica.Load(); r != nil {
-			tx.removed[id] = r.machine.Removed()
+// wholeView returns a view of all shards.
+func (h *Host) wholeView(ctx context.Context, lax bool) (*view, error) {
+	for {
+		here, away := h.split(h.all, base.ReadOptions{})
+		var err error
+		if !lax {
+			err = h.log.Current(ctx, here.shards)
+		}
+		var v *view
+		if err == nil {
+			v, err = h.newView(h.evesOf(here.shards), here, base.ReadOptions{})
+		}
+		if h.still(here) {
+			if err == nil {
+				v.away, v.lax = away, lax
+			}
+			return v, err
+		}
+		if err == nil {
+			v.Close()
 		}
 	}
 }
 
+// markOf returns the mark that a shard had, which is read here, before the view.
+func (tx *Tx) markOf(id base.ShardID) base.Version {
+	for i := range tx.view.eves {
+		if tx.view.eves[i].Shard == id {
+			return tx.view.eves[i].Removed
+		}
+	}
+	return 0
+}
+
 func (tx *Tx) close() {
 	tx.done = true
-	tx.view.close()
+	tx.view.Close()
 }
 
 // Context returns the context of the call that started the transaction.
@@ -157,7 +163,7 @@ func (tx *Tx) pendingItem(i int) base.Item {
 	}
 	it := base.Item{Key: w.Key, Value: slices.Clone(w.Value), Version: base.PendingVersion}
 	if w.TTL > 0 {
-		it.ExpiresAt = base.Version(command.ExpiresAt(base.Version(tx.view.now), w.TTL)).Time()
+		it.ExpiresAt = base.Version(command.ExpiresAt(base.Version(tx.view.Now()), w.TTL)).Time()
 	}
 	return it
 }
@@ -240,7 +246,7 @@ func (tx *Tx) RangeScan(r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, 
 		if left > 0 {
 			ro.Limit += len(own) // each may stand for a stored one that is deleted
 		}
-		for it, err := range overlay(seen.record(tx.view.scan(tx.ctx, tx.h.shardsIn(rest), rest, ro)), own, ro.Reverse) {
+		for it, err := range near.Overlay(seen.record(tx.view.scan(tx.ctx, tx.h.shardsIn(rest), rest, ro)), own, ro.Reverse) {
 			if err == nil && !it.Exists() {
 				continue // deleted by the transaction
 			}
@@ -274,35 +280,4 @@ func (tx *Tx) ownItems(r base.Range, ro base.ReadOptions) []base.Item {
 		return a.Key.Compare(b.Key)
 	})
 	return own
-}
-
-// overlay merges the stored items with the transaction's own, which win.
-func overlay(stored iter.Seq2[base.Item, error], own []base.Item, reverse bool) iter.Seq2[base.Item, error] {
-	return func(yield func(base.Item, error) bool) {
-		for it, err := range stored {
-			if err != nil {
-				yield(it, err)
-				return
-			}
-			replaced := false
-			for len(own) > 0 {
-				c := own[0].Key.Compare(it.Key)
-				if c != 0 && (c > 0) != reverse {
-					break
-				}
-				if !yield(own[0], nil) {
-					return
-				}
-				own, replaced = own[1:], replaced || c == 0
-			}
-			if !replaced && !yield(it, nil) {
-				return
-			}
-		}
-		for _, it := range own {
-			if !yield(it, nil) {
-				return
-			}
-		}
-	}
 }

@@ -74,7 +74,7 @@ func (h *Host) hold(ctx context.Context, tx *Tx) (release func(), err error) {
 // viewOnce runs fn once. It returns the transaction if what it has read was not of one
 // moment.
 func (h *Host) viewOnce(ctx context.Context, limits base.Limits, fn func(*Tx) error) (changed *Tx, err error) {
-	tx, err := h.newTx(ctx, limits, true)
+	tx, err := h.newTx(ctx, limits, true, false)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +107,11 @@ func (tx *Tx) conclude(err error) (again bool, _ error) {
 // so. As versions never come again, and no key was removed of what was absent, it
 // then was so all the time since it was read, on all shards at once.
 func (tx *Tx) unchanged() (bool, error) {
-	if tx.torn {
+	if tx.torn || tx.view.Doubtful {
 		return false, nil
 	}
 	parts := tx.txn(base.RequestID{}).Parts
-	if len(parts) < 2 && !tx.view.marks.Any() {
+	if len(parts) < 2 && !tx.view.marks.Any() && !tx.view.lax {
 		return true, nil // a snapshot of one shard is of one moment
 	}
 	var here, away []command.Part
@@ -148,18 +148,18 @@ func (tx *Tx) unchangedHere(parts []command.Part, shards []base.ShardID) (bool, 
 	if err != nil {
 		return false, err
 	}
-	defer v.close()
-	v.now = tx.view.now // what had not expired for the transaction has not now
+	defer v.Close()
+	v.SetNow(tx.view.Now()) // what had not expired for the transaction has not now
 	for i := range parts {
 		if same, err := v.has(tx.ctx, &parts[i]); err != nil || !same {
 			return false, err
 		}
 		r := tx.h.groups[parts[i].Shard].replica.Load()
-		if r == nil || (readsAbsence(&parts[i].Command) && r.machine.Removed() != tx.removed[parts[i].Shard]) {
+		if r == nil || (readsAbsence(&parts[i].Command) && r.machine.Removed() != tx.markOf(parts[i].Shard)) {
 			return false, nil
 		}
 	}
-	return tx.h.still(here), nil
+	return !v.Doubtful && tx.h.still(here), nil
 }
 
 // unchangedAway is unchanged for the shards that other nodes are asked for.
@@ -195,7 +195,7 @@ func readsAbsence(cmd *command.Command) bool {
 // has reports whether the reads of a part hold in the view.
 func (v *view) has(ctx context.Context, part *command.Part) (bool, error) {
 	for _, read := range part.Command.Reads {
-		it, err := v.getFrom(ctx, part.Shard, read.Key)
+		it, err := v.Get(ctx, part.Shard, read.Key)
 		if err != nil || it.Version != read.Version {
 			return false, err
 		}
@@ -203,7 +203,7 @@ func (v *view) has(ctx context.Context, part *command.Part) (bool, error) {
 	for _, read := range part.Command.Ranges {
 		var digest command.RangeDigest
 		only := v.h.group(part.Shard).self[:]
-		for it, err := range v.scan(ctx, only, read.Range, base.ReadOptions{KeysOnly: true}) {
+		for it, err := range v.Scan(ctx, only, read.Range, base.ReadOptions{KeysOnly: true}) {
 			if err != nil {
 				return false, err
 			}
@@ -225,7 +225,7 @@ func (h *Host) Update(ctx context.Context, limits base.Limits, opts base.TxOptio
 	defer func() { leave(turn) }()
 	for attempt := 1; ; attempt++ {
 		mayYield := turn == nil && attempt < attempts
-		version, changed, err := h.attempt(ctx, limits, opts.RequestID, mayYield, fn)
+		version, changed, err := h.attempt(ctx, limits, opts.RequestID, attempt == 1 && attempts > 1, mayYield, fn)
 		if changed == nil {
 			return version, err
 		}
@@ -251,16 +251,17 @@ func leave(turn *latch.Guard) {
 	}
 }
 
-// attempt runs fn once and tries to commit what it wrote. It returns the
+// attempt runs fn once and tries to commit what it wrote. The first one does not ask
+// others whether this node shows the newest, since the commit tells. It returns the
 // transaction if something has changed that it read, or, if it may yield to those
 // that stand in a queue for one of its keys, is about to.
-func (h *Host) attempt(ctx context.Context, limits base.Limits, id base.RequestID, mayYield bool, fn func(*Tx) error) (version base.Version, changed *Tx, err error) {
-	tx, err := h.newTx(ctx, limits, false)
+func (h *Host) attempt(ctx context.Context, limits base.Limits, id base.RequestID, first, mayYield bool, fn func(*Tx) error) (version base.Version, changed *Tx, err error) {
+	tx, err := h.newTx(ctx, limits, false, first)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer tx.close()
-	if version, known, err := h.repeated(ctx, id, tx.here); err != nil || known {
+	if version, known, err := h.repeated(ctx, id, tx.view.arrived()); err != nil || known {
 		return version, nil, err
 	}
 	err = fn(tx)

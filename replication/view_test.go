@@ -33,7 +33,7 @@ func TestViewSeesThatAKeyWasThere(t *testing.T) {
 		}
 	}
 	for _, meddle := range []bool{false, true} {
-		tx, err := h.newTx(ctx, base.DefaultLimits(), true)
+		tx, err := h.newTx(ctx, base.DefaultLimits(), true, false)
 		if err != nil {
 			t.Fatal(err)
 		}

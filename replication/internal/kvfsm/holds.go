@@ -3,7 +3,6 @@ package kvfsm
 import (
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,6 +34,18 @@ type hold struct {
 	cmd *command.Command
 }
 
+// Held is a transaction that is prepared on a shard, and what it is about to write
+// there. It does not change.
+type Held struct {
+	command.Holder
+	Writes []base.Write
+}
+
+// WritesIn reports whether the transaction is about to write in a range.
+func (h Held) WritesIn(r base.Range) bool {
+	return slices.ContainsFunc(h.Writes, func(w base.Write) bool { return w.Kind != base.WriteCheck && r.Contains(w.Key) })
+}
+
 // holds knows the prepared transactions by what they hold. Whoever holds a key
 // for writing is alone on it; any number may hold it for reading.
 type holds struct {
@@ -50,11 +61,12 @@ type holds struct {
 	visible struct {
 		sync.RWMutex
 		writers map[base.Key]command.Holder
-		byTxn   map[base.RequestID]command.Holder
+		byTxn   map[base.RequestID]*hold
 		// release is closed when a transaction has let go; nil if nobody waits.
 		release chan struct{}
 	}
-	count  atomic.Int64 // of visible.byTxn; saves readers the lock
+	count  atomic.Int64           // of visible.byTxn; saves readers the lock
+	list   atomic.Pointer[[]Held] // of visible.byTxn; nil after a change
 	staged []stagedHold
 }
 
@@ -78,7 +90,7 @@ func (h *holds) load(space storage.Space) error {
 	h.visible.Lock()
 	defer h.visible.Unlock()
 	h.visible.writers = make(map[base.Key]command.Holder)
-	h.visible.byTxn = make(map[base.RequestID]command.Holder)
+	h.visible.byTxn = make(map[base.RequestID]*hold)
 	h.show()
 	h.wake() // what was held may be no more
 	return nil
@@ -153,7 +165,7 @@ func (h *holds) show() {
 			}
 		}
 		if s.held {
-			h.visible.byTxn[s.Txn] = s.Holder
+			h.visible.byTxn[s.Txn] = s.hold
 		} else {
 			delete(h.visible.byTxn, s.Txn)
 			released = true
@@ -165,6 +177,7 @@ func (h *holds) show() {
 	clear(h.staged)
 	h.staged = h.staged[:0]
 	h.count.Store(int64(len(h.visible.byTxn)))
+	h.list.Store(nil)
 }
 
 // wake tells those that wait for a release to look again. REQUIRES: visible is locked.
@@ -244,23 +257,25 @@ func (m *Machine) Holder(key base.Key) (command.Holder, bool) {
 	return t, found
 }
 
-// Holders returns the transactions that are about to write in the range.
-func (m *Machine) Holders(r base.Range) []command.Holder {
+// Held returns the transactions that are about to write anything. The list is shared.
+func (m *Machine) Held() []Held {
 	if m.holds.count.Load() == 0 {
 		return nil
+	}
+	if list := m.holds.list.Load(); list != nil {
+		return *list
 	}
 	v := &m.holds.visible
 	v.RLock()
 	defer v.RUnlock()
-	seen := make(map[base.RequestID]bool)
-	var all []command.Holder
-	for key, t := range v.writers {
-		if !seen[t.Txn] && r.Contains(key) {
-			seen[t.Txn] = true
-			all = append(all, t)
+	list := make([]Held, 0, len(v.byTxn))
+	for _, t := range v.byTxn {
+		if len(t.cmd.Writes) > 0 {
+			list = append(list, Held{t.Holder, t.cmd.Writes})
 		}
 	}
-	return all
+	m.holds.list.Store(&list) // the lock keeps changes away
+	return list
 }
 
 // Prepared returns the transactions that the shard holds anything for.
@@ -271,7 +286,11 @@ func (m *Machine) Prepared() []command.Holder {
 	v := &m.holds.visible
 	v.RLock()
 	defer v.RUnlock()
-	return slices.Collect(maps.Values(v.byTxn))
+	all := make([]command.Holder, 0, len(v.byTxn))
+	for _, t := range v.byTxn {
+		all = append(all, t.Holder)
+	}
+	return all
 }
 
 // Holds reports whether the shard holds anything for the transaction.
@@ -298,13 +317,10 @@ func (m *Machine) Releasing(txn base.RequestID) <-chan struct{} {
 	return v.release
 }
 
-// PreparedIn returns the commands of the transactions that are prepared on a
-// shard in a snapshot. Step.At is the least version that they can get.
-func PreparedIn(sn *storage.Snapshot, shard base.ShardID) (all []*command.Command, err error) {
-	err = prepared(sn.Values(shard, storage.KindTxn, []byte{preparedPrefix}, 0), func(cmd *command.Command) {
-		all = append(all, cmd)
-	})
-	return all, err
+// PreparedIn reports whether a transaction is prepared on a shard in a snapshot.
+func PreparedIn(sn *storage.Snapshot, shard base.ShardID, txn base.RequestID) (bool, error) {
+	_, found, err := sn.Value(shard, storage.KindTxn, preparedKey(txn))
+	return found, err
 }
 
 // prepared calls found with each prepared command among the entries.

@@ -344,11 +344,8 @@ func TestTheNamedHolderIsTheLeast(t *testing.T) {
 			t.Fatalf("locked by %+v", res.Holder)
 		}
 	}
-	if all := b.m.Holders(base.All()); len(all) != 3 {
-		t.Errorf("holders %+v", all)
-	}
-	if all := b.m.Holders(base.Range{Start: base.K("k4", ""), End: base.K("k5", "")}); len(all) != 1 || all[0] != holder(4) {
-		t.Errorf("holders %+v", all)
+	if all := b.m.Held(); len(all) != 3 {
+		t.Errorf("held %+v", all)
 	}
 }
 
@@ -527,9 +524,13 @@ func TestHoldsShowWithTheirBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer snap.Close()
-	all, err := PreparedIn(snap, 1)
-	if err != nil || len(all) != 1 || all[0].Step.Holder != holder(2) || string(all[0].Writes[0].Value) != "w" {
-		t.Errorf("prepared in a snapshot: %+v, %v", all, err)
+	for txn, want := range map[byte]bool{1: false, 2: true} {
+		if prepared, err := PreparedIn(snap, 1, txnID(txn)); err != nil || prepared != want {
+			t.Errorf("transaction %d is prepared in a snapshot: %v, %v", txn, prepared, err)
+		}
+	}
+	if all := b.m.Held(); len(all) != 1 || all[0].Holder != holder(2) || string(all[0].Writes[0].Value) != "w" {
+		t.Errorf("held %+v", all)
 	}
 }
 

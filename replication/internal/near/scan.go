@@ -25,15 +25,14 @@ const (
 // checkItems is after how many items a scan looks at its context.
 const checkItems = 64
 
-// Scan yields the items of a range that some shards have in a snapshot, in order,
-// but for those that have expired by now. It takes ro.Limit as a hint how many will
-// be wanted.
-func Scan(ctx context.Context, snap *storage.Snapshot, now uint64, shards []base.ShardID, r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
+// scanStored yields the items of a range that some shards have in the snapshot, in
+// order, but for those that have expired.
+func (v *View) scanStored(ctx context.Context, shards []base.ShardID, r base.Range, ro base.ReadOptions) iter.Seq2[base.Item, error] {
 	return func(yield func(base.Item, error) bool) {
 		if r.Empty() {
 			return
 		}
-		m := merge{snap: snap, now: now, reverse: ro.Reverse, keysOnly: ro.KeysOnly}
+		m := merge{snap: v.snap, now: v.now, reverse: ro.Reverse, keysOnly: ro.KeysOnly}
 		if err := m.start(shards, r, ro.Limit); err != nil {
 			yield(base.Item{}, err)
 			return
