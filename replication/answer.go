@@ -213,13 +213,14 @@ func (h *Host) answerCheck(ctx context.Context, g *raftGroup, bytes []byte) (buf
 	}
 	part := command.Part{Shard: g.id, Command: *cmd}
 	err = g.here(ctx, func(r *replica) error {
-		v, err := h.readView(ctx, g.self[:], base.All(), base.ReadOptions{})
+		v, err := h.readView(ctx, g.self[:], func(t kvfsm.Held) bool { return t.Affects(cmd) }, base.ReadOptions{})
 		if err != nil {
 			return err
 		}
 		defer v.Close()
 		same, err := v.has(ctx, &part)
-		buf = ask.Verdict{Yes: same && !v.Doubtful, Version: r.machine.Removed()}.Append(nil)
+		same = same && !v.Doubtful && (!v.Removing || !readsAbsence(cmd))
+		buf = ask.Verdict{Yes: same, Version: r.machine.Removed()}.Append(nil)
 		return err
 	})
 	return buf, err

@@ -30,7 +30,7 @@ func TestTheOlderWaits(t *testing.T) {
 			done := make(chan error, 1)
 			go func() {
 				_, err := b.any().MultiWrite(b.ctx, []base.Write{
-					{Key: b.keys[0], Value: []byte("new")}, {Key: b.keys[2], Value: []byte("new")},
+					{Key: b.keys[2], Value: []byte("new")}, {Key: b.keys[0], Value: []byte("new")}, // the first is on the anchor
 				}, base.RequestID{})
 				done <- err
 			}()

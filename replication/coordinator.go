@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,14 +33,14 @@ const (
 )
 
 // coordination is one attempt to apply a transaction on several shards, by two
-// phases: every shard checks its part and holds the keys, then the anchor
-// decides. The decision is the commit point; the caller is answered after it,
-// and the other shards follow. See kvfsm for what keeps others from contradicting
-// it.
+// phases: every shard but the anchor checks its part and holds the keys, then the
+// anchor checks its own and, with that, decides. The decision is the commit point;
+// the caller is answered after it, and the other shards follow. See kvfsm for what
+// keeps others from contradicting it.
 type coordination struct {
 	log    *raftlog
 	txn    *command.Txn
-	kind   command.StepKind // what the shards are asked for
+	kind   command.StepKind // what the shards are asked for; StepPrepare: and the anchor to decide
 	holder command.Holder
 	parts  []stance // of the parts of txn
 }
@@ -50,7 +51,7 @@ type stance uint8
 const (
 	open    stance = iota // to be asked: it was not yet, or another transaction was in the way
 	refused               // holds nothing, and need not be asked again
-	held                  // holds the part, or nobody knows
+	held                  // holds the part, or nobody knows; the anchor has decided
 )
 
 // blockage is why an attempt could not go on: a transaction that holds a key of
@@ -63,22 +64,22 @@ type blockage struct {
 
 // coordinate implements Propose for several shards.
 func (l *raftlog) coordinate(ctx context.Context, txn *command.Txn) error {
-	return l.gather(ctx, txn, command.StepPrepare, func(c *coordination) (*blockage, error) { return c.conclude(ctx) })
+	return l.gather(ctx, txn, command.StepPrepare, func(c *coordination) error { return c.conclude(ctx) })
 }
 
 // Hold keeps everything as it is that a transaction has read, until release is called
 // or a while has passed. An error says that nothing is held.
 func (l *raftlog) Hold(ctx context.Context, txn *command.Txn) (release func(), _ error) {
-	err := l.gather(ctx, txn, command.StepHold, func(c *coordination) (*blockage, error) {
+	err := l.gather(ctx, txn, command.StepHold, func(c *coordination) error {
 		release = func() { c.abortLater(ctx) }
-		return nil, nil
+		return nil
 	})
 	return release, err
 }
 
 // gather has all shards of a transaction hold its keys, and then calls then. It tries
 // until there is no blockage.
-func (l *raftlog) gather(ctx context.Context, txn *command.Txn, kind command.StepKind, then func(*coordination) (*blockage, error)) error {
+func (l *raftlog) gather(ctx context.Context, txn *command.Txn, kind command.StepKind, then func(*coordination) error) error {
 	patience, deadline := txnPatience, base.Version(0)
 	if kind == command.StepHold {
 		patience /= 2 // older than those that began just now: it has run in vain before
@@ -162,21 +163,24 @@ func (l *raftlog) released(ctx context.Context, blocked blockage) bool {
 
 // run makes one attempt. It has come to an end unless there is a blockage; then no
 // shard holds anything of it any more.
-func (c *coordination) run(ctx context.Context, then func(*coordination) (*blockage, error)) (*blockage, error) {
+func (c *coordination) run(ctx context.Context, then func(*coordination) error) (*blockage, error) {
 	for attempt := 1; ; attempt++ {
-		err := c.prepare(ctx)
+		err := c.ask(ctx)
 		if anchor := &c.txn.Parts[c.txn.Anchor].Result; c.over(anchor) { // whatever the others say
 			c.abortLater(ctx)
 			c.txn.Result = *anchor
 			return nil, nil
 		}
 		if err != nil {
-			c.abortLater(ctx)
-			return nil, err
+			var e *base.Error
+			if errors.As(err, &e) && e.Outcome == base.OutcomeNotApplied {
+				c.abortLater(ctx)
+			}
+			return nil, err // if it is unknown, those who meet the keys find out
 		}
 		switch blocked, mayWait := c.blocked(); {
 		case blocked == nil:
-			return then(c)
+			return nil, then(c)
 		case !mayWait:
 			c.abort(ctx)
 			return blocked, nil
@@ -213,23 +217,113 @@ func (c *coordination) blocked() (by *blockage, mayWait bool) {
 	return by, mayWait
 }
 
-// conclude decides, after every shard has answered, or one that something has
-// changed that was read.
-func (c *coordination) conclude(ctx context.Context) (*blockage, error) {
+// ask asks the shards that are open, and then, unless one has refused, the anchor to
+// decide.
+func (c *coordination) ask(ctx context.Context) error {
+	if c.kind == command.StepHold {
+		return c.prepare(ctx, len(c.parts))
+	}
+	anchor := &c.txn.Parts[c.txn.Anchor].Result
+	anchor.Reset()
+	if err := c.prepare(ctx, c.txn.Anchor); err != nil {
+		return err
+	}
+	least := base.Version(0)
+	for i := range c.txn.Parts {
+		if i != c.txn.Anchor && c.parts[i] != held {
+			return nil
+		}
+		least = max(least, c.txn.Parts[i].Result.Version)
+	}
+	return c.propose(ctx, c.txn.Anchor, command.Step{
+		Kind: command.StepDecide, Holder: c.holder, At: least, Shards: c.shards(), Outcome: c.known(true),
+	})
+}
+
+// known returns what the anchor has to remember of a request, but for what it knows
+// itself: its own writes, and the version of what is put, if that is applied.
+func (c *coordination) known(applied bool) (res command.Result) {
+	if c.txn.Request.IsZero() {
+		return res
+	}
+	res.Versions = make([]base.Version, c.txn.Writes())
+	for i := range c.txn.Parts {
+		part := &c.txn.Parts[i]
+		if i == c.txn.Anchor {
+			continue
+		}
+		for j, v := range part.Result.Versions {
+			if applied && part.Command.Writes[j].Kind == base.WritePut {
+				v = base.PendingVersion
+			}
+			res.Versions[part.Positions[j]] = v
+		}
+		for _, j := range part.Result.Failed {
+			res.Failed = append(res.Failed, part.Positions[j])
+		}
+	}
+	slices.Sort(res.Failed)
+	return res
+}
+
+// conclude ends an attempt that nothing is in the way of: it is decided, or one of the
+// checks has failed.
+func (c *coordination) conclude(ctx context.Context) error {
 	res := &c.txn.Result
 	res.Reset()
 	for i := range c.txn.Parts {
-		part := &c.txn.Parts[i]
-		if part.Result.Status == command.StatusLocked {
-			continue
+		if part := &c.txn.Parts[i]; part.Result.Status != command.StatusLocked {
+			res.Status = max(res.Status, part.Result.Status)
 		}
-		res.Status = max(res.Status, part.Result.Status)
-		res.Version = max(res.Version, part.Result.Version)
 	}
-	if res.Status != command.StatusApplied {
-		return nil, c.refuse(ctx)
+	switch res.Status {
+	case command.StatusApplied:
+		c.follow(ctx)
+	case command.StatusConflict: // what is read next must not meet what is held now
+		c.abort(ctx)
+	default:
+		return c.refuse(ctx)
 	}
-	return c.decide(ctx)
+	return nil
+}
+
+// follow lets the other shards follow the decision.
+func (c *coordination) follow(ctx context.Context) {
+	version := c.txn.Parts[c.txn.Anchor].Result.Version
+	for i := range c.txn.Parts {
+		part := &c.txn.Parts[i]
+		for j := range part.Result.Versions {
+			if part.Command.Writes[j].Kind == base.WritePut {
+				part.Result.Versions[j] = version
+			}
+		}
+	}
+	c.txn.Merge()
+	c.txn.Result.Version = version
+	d := &kvfsm.Decided{Txn: c.holder.Txn, At: version, Shards: c.shards()} // the caller may reuse txn soon
+	c.log.background(ctx, func(ctx context.Context) { c.log.finish(ctx, d, c.holder.Anchor) })
+}
+
+// refuse ends a transaction of which a condition did not hold. The anchor tells which of
+// its own did not, if it has not, and remembers that for a request that may be repeated.
+func (c *coordination) refuse(ctx context.Context) error {
+	anchor := &c.txn.Parts[c.txn.Anchor].Result
+	if !c.txn.Request.IsZero() || anchor.Status != command.StatusMismatch {
+		known := c.known(false)
+		known.Status = command.StatusMismatch
+		err := c.propose(ctx, c.txn.Anchor, command.Step{Kind: command.StepRefuse, Holder: c.holder, Outcome: known})
+		if c.abortLater(ctx); err != nil && !c.txn.Request.IsZero() { // whatever the anchor knows, this applied nothing
+			return inflight.NotApplied(fmt.Errorf("%w: the refusal could not be recorded: %v", base.ErrUnavailable, err))
+		}
+		if err == nil && c.over(anchor) { // another attempt at the request came first
+			c.txn.Result = *anchor
+			return nil
+		}
+	} else {
+		c.abortLater(ctx)
+	}
+	c.txn.Merge()
+	return nil
 }
 
 // over reports whether the anchor says that the request was decided before.
@@ -237,13 +331,13 @@ func (c *coordination) over(anchor *command.Result) bool {
 	return anchor.Replayed || anchor.Status == command.StatusReused
 }
 
-// prepare asks the open shards to check their parts and hold the keys. After an
+// prepare asks the open shards but one to check their parts and hold the keys. After an
 // error the transaction will never be decided.
-func (c *coordination) prepare(ctx context.Context) error {
+func (c *coordination) prepare(ctx context.Context, but int) error {
 	var all errgroup.Group
 	for i := range c.txn.Parts {
-		if c.parts[i] == open {
-			all.Go(func() error { return c.preparePart(ctx, i) })
+		if i != but && c.parts[i] == open {
+			all.Go(func() error { return c.propose(ctx, i, command.Step{Kind: c.kind, Holder: c.holder}) })
 		}
 	}
 	err := all.Wait()
@@ -255,14 +349,16 @@ func (c *coordination) prepare(ctx context.Context) error {
 	return err
 }
 
-func (c *coordination) preparePart(ctx context.Context, i int) error {
+// propose has a shard take a step with its part.
+func (c *coordination) propose(ctx context.Context, i int, step command.Step) error {
 	part := &c.txn.Parts[i]
 	part.Result.Reset()
 	cmd := part.Command
-	cmd.Step = command.Step{Kind: c.kind, Holder: c.holder}
+	cmd.Step = step
 	one := &command.Txn{Parts: []command.Part{{Shard: part.Shard, Command: cmd}}}
-	if i == c.txn.Anchor {
+	if i == c.txn.Anchor && !c.txn.Request.IsZero() {
 		one.Request, one.Digest = c.txn.Request, c.txn.Digest
+		one.Parts[0].Command.Positions = part.Positions
 	}
 	err := c.log.proposeOne(ctx, one, true)
 	if err != nil {
@@ -279,64 +375,6 @@ func (c *coordination) preparePart(ctx context.Context, i int) error {
 		c.parts[i] = held
 	default:
 		c.parts[i] = refused
-	}
-	return nil
-}
-
-// decide commits. The version is the newest that any shard gave.
-func (c *coordination) decide(ctx context.Context) (*blockage, error) {
-	res := &c.txn.Result
-	version := res.Version
-	for i := range c.txn.Parts {
-		part := &c.txn.Parts[i]
-		for j := range part.Result.Versions {
-			if part.Command.Writes[j].Kind == base.WritePut {
-				part.Result.Versions[j] = version
-			}
-		}
-	}
-	c.txn.Merge()
-	decided, err := c.log.step(ctx, c.holder.Anchor, command.Step{
-		Kind: command.StepDecide, Holder: c.holder, At: version, Shards: c.shards(), Outcome: *res,
-	}, c.txn)
-	if err != nil {
-		var e *base.Error
-		if errors.As(err, &e) && e.Outcome == base.OutcomeNotApplied {
-			c.abortLater(ctx)
-		}
-		return nil, err // if it is unknown, those who meet the keys find out
-	}
-	if decided.Status != command.StatusApplied {
-		c.abort(ctx)
-		return &blockage{}, nil
-	}
-	d := &kvfsm.Decided{Txn: c.holder.Txn, At: version, Shards: c.shards()} // the caller may reuse txn soon
-	c.log.background(ctx, func(ctx context.Context) { c.log.finish(ctx, d, c.holder.Anchor) })
-	return nil, nil
-}
-
-// refuse ends a transaction of which some check failed. The anchor remembers
-// that for a request that may be repeated.
-func (c *coordination) refuse(ctx context.Context) error {
-	c.txn.Merge()
-	c.txn.Result.Version = 0
-	if c.txn.Result.Status == command.StatusConflict {
-		c.abort(ctx)
-		return nil
-	}
-	if c.txn.Request.IsZero() {
-		c.abortLater(ctx)
-		return nil
-	}
-	res, err := c.log.step(ctx, c.holder.Anchor, command.Step{
-		Kind: command.StepDecide, Holder: c.holder, Outcome: c.txn.Result,
-	}, c.txn)
-	c.abortLater(ctx)
-	switch {
-	case err != nil: // whatever the anchor knows, this applied nothing
-		return inflight.NotApplied(fmt.Errorf("%w: the refusal could not be recorded: %v", base.ErrUnavailable, err))
-	case c.over(res): // another attempt at the request came first
-		c.txn.Result = *res
 	}
 	return nil
 }
@@ -365,7 +403,7 @@ func (c *coordination) abortLater(ctx context.Context) (done <-chan struct{}) {
 		var all errgroup.Group
 		for _, id := range shards {
 			all.Go(func() error {
-				_, err := c.log.step(ctx, id, command.Step{Kind: command.StepAbort, Holder: c.holder}, nil)
+				_, err := c.log.step(ctx, id, command.Step{Kind: command.StepAbort, Holder: c.holder})
 				return err
 			})
 		}
@@ -385,13 +423,9 @@ func (c *coordination) shards() []base.ShardID {
 	return ids
 }
 
-// step proposes one step of a transaction. The request of the given transaction,
-// if there is one, goes along.
-func (l *raftlog) step(ctx context.Context, shard base.ShardID, s command.Step, of *command.Txn) (*command.Result, error) {
+// step proposes a step of a transaction that needs no more than its name.
+func (l *raftlog) step(ctx context.Context, shard base.ShardID, s command.Step) (*command.Result, error) {
 	one := &command.Txn{Parts: []command.Part{{Shard: shard, Command: command.Command{Step: s}}}}
-	if of != nil {
-		one.Request, one.Digest = of.Request, of.Digest
-	}
 	err := l.proposeOne(ctx, one, true)
 	return &one.Result, err
 }
@@ -420,13 +454,13 @@ func (l *raftlog) finish(ctx context.Context, d *kvfsm.Decided, anchor base.Shar
 	for _, id := range d.Shards {
 		if id != anchor {
 			all.Go(func() error {
-				_, err := l.step(ctx, id, command.Step{Kind: command.StepCommit, Holder: holder, At: d.At}, nil)
+				_, err := l.step(ctx, id, command.Step{Kind: command.StepCommit, Holder: holder, At: d.At})
 				return err
 			})
 		}
 	}
 	if all.Wait() == nil {
-		_, _ = l.step(ctx, anchor, command.Step{Kind: command.StepForget, Holder: holder}, nil)
+		l.forgetLater(anchor, d.Txn)
 	}
 }
 
@@ -438,13 +472,13 @@ func (l *raftlog) unlock(ctx context.Context, shard base.ShardID, by command.Hol
 		return false, err
 	}
 	if d != nil {
-		_, err = l.step(ctx, shard, command.Step{Kind: command.StepCommit, Holder: by, At: d.At}, nil)
+		_, err = l.step(ctx, shard, command.Step{Kind: command.StepCommit, Holder: by, At: d.At})
 		return false, err
 	}
 	if base.VersionAt(l.clock()) <= by.Deadline {
 		return true, nil
 	}
-	res, err := l.step(ctx, by.Anchor, command.Step{Kind: command.StepExpire, Holder: by}, nil)
+	res, err := l.step(ctx, by.Anchor, command.Step{Kind: command.StepExpire, Holder: by})
 	if err != nil {
 		return false, err
 	}
@@ -455,7 +489,7 @@ func (l *raftlog) unlock(ctx context.Context, shard base.ShardID, by command.Hol
 	case command.StatusExpired:
 		next.Kind = command.StepAbort
 	}
-	_, err = l.step(ctx, shard, next, nil)
+	_, err = l.step(ctx, shard, next)
 	return false, err
 }
 

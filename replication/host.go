@@ -322,8 +322,7 @@ func (h *Host) read(ctx context.Context, g *group, r *replica, key base.Key, ro 
 
 // readHeld reads a key that a transaction holds.
 func (h *Host) readHeld(ctx context.Context, g *group, key base.Key, ro base.ReadOptions) (base.Item, error) {
-	just := base.Range{Start: key, End: base.Key{Primary: key.Primary, Secondary: key.Secondary + "\x00"}}
-	v, err := h.readView(ctx, g.self[:], just, ro)
+	v, err := h.readView(ctx, g.self[:], func(t kvfsm.Held) bool { return t.WriteOf(key) != nil }, ro)
 	if err != nil {
 		return base.Item{Key: key}, err
 	}

@@ -206,7 +206,7 @@ func (n *raftNode) newLog(cfg Config, h *Host) *raftlog {
 	l := &raftlog{
 		host: n.host, raft: n.host.Raft(), fence: n.fence, clock: cfg.Clock, forward: n.cfg.Forward, store: cfg.Store, far: h.far,
 		session: newSession(), opened: time.Now(), stop: make(chan struct{}), nodeOf: n.nodeOf,
-		resolving: make(chan struct{}, maxResolving),
+		resolving: make(chan struct{}, maxResolving), forgetter: forgetter{hurry: make(chan struct{})},
 		admission: inflight.New(cfg.MaxInFlight),
 		tick:      n.cfg.Tick, look: 2 * n.cfg.Tick, attempt: 25 * n.cfg.Tick, maxAttempt: 250 * n.cfg.Tick, giveUp: n.cfg.GiveUp,
 	}

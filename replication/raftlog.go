@@ -42,6 +42,7 @@ type raftlog struct {
 	confirmer confirmer
 	resolving chan struct{} // has an element for each transaction that is resolved
 	followUps tasks.Group   // that resolve them
+	forgetter forgetter
 	stop      chan struct{}
 	// ending ends with stop; what other nodes are asked in the background hangs
 	// on it.
@@ -242,6 +243,7 @@ func (l *raftlog) drain() {
 
 // Close implements log.
 func (l *raftlog) Close() {
+	close(l.forgetter.hurry)
 	l.followUps.CloseWithin(closePatience) // else their keys stay held for a while
 	for _, g := range l.groups {
 		g.close()

@@ -25,21 +25,22 @@ func (h *Host) evesOf(shards []base.ShardID) []near.Eve {
 	return eves
 }
 
-// readView returns a view that shows of a range what the options ask for, if the
-// shards have arrived there. This node has replicas of them all.
-func (h *Host) readView(ctx context.Context, shards []base.ShardID, r base.Range, ro base.ReadOptions) (*view, error) {
+// readView returns a view that shows what the options ask for, if the shards have
+// arrived there, of all but what transactions write that do not meet a condition. This
+// node has replicas of the shards.
+func (h *Host) readView(ctx context.Context, shards []base.ShardID, which func(kvfsm.Held) bool, ro base.ReadOptions) (*view, error) {
 	for {
 		eves := h.evesOf(shards)
-		anchors, _ := h.split(anchorsIn(eves, r), ro)
+		anchors, _ := h.split(anchorsOf(eves, which), ro)
 		if err := h.arrive(ctx, anchors.shards, ro); err != nil {
 			return nil, err
 		}
 		v, err := h.newView(eves, anchors, ro)
-		if err != nil || len(anchors.shards) == 0 {
-			return v, err
+		if err != nil {
+			return nil, err
 		}
 		if h.still(anchors) {
-			if err := v.Settle(ctx, shards, r); err != nil {
+			if err := v.Settle(ctx, shards, which); err != nil {
 				v.Close()
 				return nil, err
 			}
@@ -54,13 +55,13 @@ func (h *Host) readView(ctx context.Context, shards []base.ShardID, r base.Range
 	}
 }
 
-// anchorsIn returns where the transactions are decided that are about to write in a
-// range, each shard once.
-func anchorsIn(eves []near.Eve, r base.Range) []base.ShardID {
+// anchorsOf returns where the transactions are decided that meet a condition, each
+// shard once.
+func anchorsOf(eves []near.Eve, which func(kvfsm.Held) bool) []base.ShardID {
 	var ids []base.ShardID
 	for i := range eves {
 		for _, t := range eves[i].Held {
-			if !slices.Contains(ids, t.Anchor) && t.WritesIn(r) {
+			if !slices.Contains(ids, t.Anchor) && which(t) {
 				ids = append(ids, t.Anchor)
 			}
 		}
@@ -78,7 +79,7 @@ func (v *view) Outcome(ctx context.Context, sn *storage.Snapshot, by command.Hol
 }
 
 // Holds implements near.Judge.
-func (v *view) Holds(ctx context.Context, id base.ShardID, txn base.RequestID) (bool, error) {
+func (v *view) Holds(ctx context.Context, id base.ShardID, txns []base.RequestID) (bool, error) {
 	g := v.h.group(id)
 	if !v.lax {
 		if err := v.h.arrive(ctx, g.self[:], v.ro); err != nil {
@@ -86,5 +87,5 @@ func (v *view) Holds(ctx context.Context, id base.ShardID, txn base.RequestID) (
 		}
 	}
 	own := g.replica.Load()
-	return own != nil && own.machine.Holds(txn), nil
+	return own != nil && !slices.ContainsFunc(txns, func(txn base.RequestID) bool { return !own.machine.Holds(txn) }), nil
 }

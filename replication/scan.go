@@ -8,6 +8,7 @@ import (
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/replication/internal/ask"
 	"github.com/distributedcache/cache/replication/internal/far"
+	"github.com/distributedcache/cache/replication/internal/kvfsm"
 	"github.com/distributedcache/cache/replication/internal/near"
 )
 
@@ -119,7 +120,7 @@ func (h *Host) viewOf(ctx context.Context, shards []base.ShardID, r base.Range, 
 		err := h.arrive(ctx, here.shards, ro)
 		var v *view
 		if err == nil {
-			v, err = h.readView(ctx, here.shards, r, ro)
+			v, err = h.readView(ctx, here.shards, func(t kvfsm.Held) bool { return t.WritesIn(r) }, ro)
 		}
 		if h.still(here) {
 			if err == nil {

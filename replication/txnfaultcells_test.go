@@ -165,10 +165,13 @@ func (b *faultBench) strike(name string, h *hold, txns []*faultTxn, fault faultK
 			b.replaced(down)
 			h.free()
 		} else {
+			asks := h.asks() // else all that was asked has been answered
 			h.free()
-			select {
-			case <-o.refused:
-			case <-b.ctx.Done():
+			if asks {
+				select {
+				case <-o.refused:
+				case <-b.ctx.Done():
+				}
 			}
 		}
 		end()

@@ -46,12 +46,11 @@ type stopPoint struct {
 
 func stopPoints() []stopPoint {
 	return []stopPoint{
-		{name: "prepare on a participant", kind: command.StepPrepare},
-		{name: "prepare on the anchor", kind: command.StepPrepare, onAnchor: true},
+		{name: "prepare", kind: command.StepPrepare},
 		{name: "decide", kind: command.StepDecide, onAnchor: true},
 		{name: "commit on a participant", kind: command.StepCommit},
 		{name: "forget", kind: command.StepForget, onAnchor: true},
-		{name: "refuse", kind: command.StepDecide, onAnchor: true, refused: true},
+		{name: "refuse", kind: command.StepRefuse, onAnchor: true, refused: true},
 		{name: "abort on a participant", kind: command.StepAbort, refused: true},
 	}
 }
@@ -253,6 +252,18 @@ func (h *hold) count() int {
 	return len(h.held)
 }
 
+// asks reports whether an entry was stopped on its way to its shard.
+func (h *hold) asks() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, before := range h.before {
+		if before {
+			return true
+		}
+	}
+	return false
+}
+
 // stops reports whether an entry has a step to be stopped, on the way to its shard or
 // on the way back.
 func (h *hold) stops(q *ask.Request, back bool) bool {
@@ -269,15 +280,16 @@ func (h *hold) stops(q *ask.Request, back bool) bool {
 	found := false
 	for i := range e.Commands {
 		s := &e.Commands[i].Step
-		refusal := s.Kind == command.StepDecide && s.Outcome.Status != command.StatusApplied
-		if s.Kind != h.at.kind || refusal != (h.at.refused && s.Kind == command.StepDecide) {
+		if s.Kind != h.at.kind {
 			continue
 		}
 		if _, asked := h.before[id]; !asked && !back {
 			h.before[id] = h.rng.IntN(2) == 0
 		}
 		if found = h.before[id] != back; found {
-			h.held[s.Txn] = true
+			for _, txn := range append(e.Commands[i].Forget, s.Txn) {
+				h.held[txn] = true
+			}
 		}
 	}
 	return found

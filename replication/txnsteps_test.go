@@ -81,30 +81,19 @@ func (b *stepsBench) drained() {
 // step makes one step on a shard and checks how it ends.
 func (b *stepsBench) step(shard base.ShardID, want command.Status, kind command.StepKind) {
 	b.t.Helper()
-	s := command.Step{Kind: kind, Holder: b.txn, At: b.at}
+	cmd := command.Command{Step: command.Step{Kind: kind, Holder: b.txn, At: b.at}}
 	switch kind {
-	case command.StepPrepare:
-		b.prepare(shard, want)
-		return
 	case command.StepDecide:
-		s.Shards = []base.ShardID{0, 1, 2}
-		s.Outcome = command.Result{Version: b.at, Versions: make([]base.Version, 3)}
-	}
-	res, err := b.raftlog().step(b.ctx, shard, s, nil)
-	if err != nil || res.Status != want {
-		b.t.Fatalf("step %d on shard %d: %+v, %v; want status %d", kind, shard, res, err, want)
-	}
-}
-
-func (b *stepsBench) prepare(shard base.ShardID, want command.Status) {
-	b.t.Helper()
-	cmd := command.Command{
-		Step:   command.Step{Kind: command.StepPrepare, Holder: b.txn},
-		Writes: []base.Write{{Key: b.keys[shard], Value: []byte("new")}},
+		cmd.Step.Shards = []base.ShardID{0, 1, 2}
+		fallthrough
+	case command.StepPrepare:
+		cmd.Writes = []base.Write{{Key: b.keys[shard], Value: []byte("new")}}
+	case command.StepForget:
+		cmd.Forget = []base.RequestID{b.txn.Txn}
 	}
 	txn := &command.Txn{Parts: []command.Part{{Shard: shard, Command: cmd}}}
 	if err := b.raftlog().proposeOne(b.ctx, txn, true); err != nil || txn.Result.Status != want {
-		b.t.Fatalf("prepare on shard %d: %+v, %v; want status %d", shard, txn.Result, err, want)
+		b.t.Fatalf("step %d on shard %d: %+v, %v; want status %d", kind, shard, txn.Result, err, want)
 	}
 	b.at = max(b.at, txn.Result.Version)
 }
@@ -119,7 +108,7 @@ func (b *stepsBench) stopAfter(n int) (decided bool) {
 		shard base.ShardID
 		kind  command.StepKind
 	}{
-		{0, command.StepPrepare}, {1, command.StepPrepare}, {2, command.StepPrepare},
+		{0, command.StepPrepare}, {2, command.StepPrepare},
 		{1, command.StepDecide}, {0, command.StepCommit}, {2, command.StepCommit}, {1, command.StepForget},
 	} {
 		if i == n {
@@ -170,7 +159,7 @@ func (b *stepsBench) see(want string) {
 }
 
 // deadSteps is how many steps a coordinator makes at most.
-const deadSteps = 7
+const deadSteps = 6
 
 func TestDeadCoordinatorIsEndedByTheChores(t *testing.T) {
 	b := newStepsBench(t, 3)
@@ -197,7 +186,7 @@ func TestDeadCoordinatorIsEndedByWriters(t *testing.T) {
 		w := base.Write{Key: b.keys[2], Value: []byte("newer")}
 		// Only what is prepared and undecided keeps writers out, and does so for as
 		// long as the clock stands still; the others may take the time they need.
-		call, cancel, held := b.ctx, context.CancelFunc(func() {}), n == 3
+		call, cancel, held := b.ctx, context.CancelFunc(func() {}), n == 2
 		if held {
 			call, cancel = context.WithTimeout(b.ctx, 30*time.Millisecond)
 		}
@@ -240,7 +229,7 @@ func (l *raftlog) proposeTest(ctx context.Context, w *base.Write) (*command.Resu
 func TestLateCoordinator(t *testing.T) {
 	b := newStepsBench(t, 1)
 	b.write("old")
-	b.stopAfter(2) // the prepare of shard 2 is on its way
+	b.stopAfter(1) // the prepare of shard 2 is on its way
 	b.clock.Advance(txnPatience + time.Second)
 	b.drained()
 	b.step(2, command.StatusExpired, command.StepPrepare)
@@ -252,7 +241,7 @@ func TestLateCoordinator(t *testing.T) {
 // A restart of every node between two steps changes nothing.
 func TestStepsAcrossRestarts(t *testing.T) {
 	b := newStepsBench(t, 3)
-	for n := 2; n <= deadSteps; n++ {
+	for n := 1; n <= deadSteps; n++ {
 		b.write("old")
 		want := map[bool]string{false: "old", true: "new"}[b.stopAfter(n)]
 		b.stopAll()
@@ -336,7 +325,7 @@ func TestRefusedRequestsKeepTheirOutcome(t *testing.T) {
 	}
 	// An attempt whose prepares came before that, and whose refusal comes after it.
 	refused := txn(base.CondVersion)
-	c := &coordination{log: l, txn: refused, holder: command.Holder{Txn: base.NewRequestID(), Deadline: base.VersionAt(b.clock.Now().Add(txnPatience))}}
+	c := &coordination{log: l, txn: refused, parts: make([]stance, 2), holder: command.Holder{Txn: base.NewRequestID(), Deadline: base.VersionAt(b.clock.Now().Add(txnPatience))}}
 	refused.Parts[1].Result = command.Result{Status: command.StatusMismatch, Versions: []base.Version{3}, Failed: []int{0}}
 	refused.Result.Status = command.StatusMismatch
 	if err := c.refuse(b.ctx); err != nil || refused.Result.Status != command.StatusApplied || refused.Result.Version != applied.Result.Version {

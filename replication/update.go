@@ -115,51 +115,43 @@ func (tx *Tx) unchanged() (bool, error) {
 		return true, nil // a snapshot of one shard is of one moment
 	}
 	var here, away []command.Part
-	var shards []base.ShardID
 	for _, p := range parts {
 		if slices.Contains(tx.view.away, p.Shard) {
 			away = append(away, p)
 		} else {
-			here, shards = append(here, p), append(shards, p.Shard)
+			here = append(here, p)
 		}
 	}
-	if same, err := tx.unchangedHere(here, shards); err != nil || !same {
+	if same, err := tx.unchangedHere(here); err != nil || !same {
 		return false, err
 	}
 	return tx.unchangedAway(away)
 }
 
 // unchangedHere is unchanged for the shards that are read here.
-func (tx *Tx) unchangedHere(parts []command.Part, shards []base.ShardID) (bool, error) {
+func (tx *Tx) unchangedHere(parts []command.Part) (bool, error) {
 	if len(parts) == 0 {
 		return true, nil
 	}
-	here, away := tx.h.split(shards, base.ReadOptions{})
-	if len(away) > 0 {
-		return false, nil // a replica has left meanwhile: read again
-	}
-	if err := tx.h.log.Current(tx.ctx, shards); err != nil {
-		return false, err
-	}
-	v, err := tx.h.readView(tx.ctx, shards, base.All(), base.ReadOptions{})
-	if err != nil && !tx.h.still(here) {
-		return false, nil
-	}
+	v, err := tx.h.wholeView(tx.ctx, false)
 	if err != nil {
 		return false, err
 	}
 	defer v.Close()
 	v.SetNow(tx.view.Now()) // what had not expired for the transaction has not now
 	for i := range parts {
+		if slices.Contains(v.away, parts[i].Shard) {
+			return false, nil // a replica has left meanwhile: read again
+		}
 		if same, err := v.has(tx.ctx, &parts[i]); err != nil || !same {
 			return false, err
 		}
 		r := tx.h.groups[parts[i].Shard].replica.Load()
-		if r == nil || (readsAbsence(&parts[i].Command) && r.machine.Removed() != tx.markOf(parts[i].Shard)) {
+		if r == nil || readsAbsence(&parts[i].Command) && (v.Removing || r.machine.Removed() != tx.markOf(parts[i].Shard)) {
 			return false, nil
 		}
 	}
-	return !v.Doubtful && tx.h.still(here), nil
+	return !v.Doubtful && tx.h.still(v.here), nil
 }
 
 // unchangedAway is unchanged for the shards that other nodes are asked for.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/testkit"
+	"github.com/distributedcache/cache/replication/internal/command"
 )
 
 // TestViewSeesThatAKeyWasThere looks at two shards; between its two looks a key
@@ -153,4 +154,39 @@ func TestViewComesToAnEnd(t *testing.T) {
 		}
 	}
 	t.Logf("%d runs of 20 views", ran)
+}
+
+// A removal that is decided, but that its shard has yet to follow, is in no mark: a View
+// that has seen it cannot tell whether the key was there in between.
+func TestViewDistrustsRemovalsOnTheirWay(t *testing.T) {
+	b := newStepsBench(t, 1)
+	b.write("old")
+	b.at = 0
+	b.txn = command.Holder{Txn: base.NewRequestID(), Anchor: 1, Deadline: base.VersionAt(b.clock.Now().Add(txnPatience))}
+	remove := command.Command{
+		Step:   command.Step{Kind: command.StepPrepare, Holder: b.txn},
+		Writes: []base.Write{{Kind: base.WriteDelete, Key: b.keys[0]}},
+	}
+	prepare := &command.Txn{Parts: []command.Part{{Shard: 0, Command: remove}}}
+	if err := b.raftlog().proposeOne(b.ctx, prepare, true); err != nil {
+		t.Fatal(err)
+	}
+	b.step(1, command.StatusApplied, command.StepDecide)
+	for _, followed := range []bool{false, true} {
+		tx, err := b.any().newTx(b.ctx, base.DefaultLimits(), true, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		items, err := tx.MultiGet(b.keys)
+		if err != nil || items[0].Exists() || string(items[1].Value) != "new" {
+			t.Fatal(items, err)
+		}
+		if again, err := tx.conclude(nil); err != nil || again == followed {
+			t.Errorf("followed %v: again %v, %v", followed, again, err)
+		}
+		tx.close()
+		b.step(0, command.StatusApplied, command.StepCommit)
+	}
+	b.step(1, command.StatusApplied, command.StepForget)
+	b.drained()
 }

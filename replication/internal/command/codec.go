@@ -19,6 +19,7 @@ const (
 	maxReads   = 1 << 20
 	maxRanges  = 1 << 16
 	maxExpired = 1 << 16
+	maxForget  = 1 << 16
 	maxBound   = base.MaxPrimaryBytes + base.MaxSecondaryBytes
 )
 
@@ -29,8 +30,10 @@ const (
 	hasRanges
 	hasSweep
 	hasStep
+	hasPositions
+	hasForget
 
-	knownSections = hasRequest | hasReads | hasRanges | hasSweep | hasStep
+	knownSections = 1<<iota - 1
 )
 
 // Append appends the binary form of c:
@@ -41,6 +44,8 @@ const (
 //	[count, ranges: start key, end key, digest u64]
 //	[count, expired: key, at u64, version u64 | requestsTo uvarint]
 //	[step, see appendStep]
+//	[count, positions uvarint]
+//	[count, forgotten transactions 16 bytes]
 //	count, writes
 //
 // A key is two length-prefixed strings; counts and lengths are uvarints.
@@ -70,6 +75,18 @@ func (c *Command) Append(buf []byte) []byte {
 	if c.Step.Kind != StepNone {
 		buf = appendStep(buf, &c.Step)
 	}
+	if len(c.Positions) > 0 {
+		buf = wire.AppendUvarint(buf, uint64(len(c.Positions)))
+		for _, at := range c.Positions {
+			buf = wire.AppendUvarint(buf, uint64(at))
+		}
+	}
+	if len(c.Forget) > 0 {
+		buf = wire.AppendUvarint(buf, uint64(len(c.Forget)))
+		for _, txn := range c.Forget {
+			buf = append(buf, txn[:]...)
+		}
+	}
 	buf = wire.AppendUvarint(buf, uint64(len(c.Writes)))
 	for i := range c.Writes {
 		buf = appendWrite(buf, &c.Writes[i])
@@ -92,6 +109,12 @@ func (c *Command) sections() (bits byte) {
 	}
 	if c.Step.Kind != StepNone {
 		bits |= hasStep
+	}
+	if len(c.Positions) > 0 {
+		bits |= hasPositions
+	}
+	if len(c.Forget) > 0 {
+		bits |= hasForget
 	}
 	return bits
 }
@@ -152,7 +175,19 @@ func Decode(buf []byte) (*Command, error) {
 	if sections&hasStep != 0 {
 		c.Step = decodeStep(r)
 	}
+	if sections&hasPositions != 0 {
+		c.Positions = decodePositions(r, len(c.Step.Outcome.Versions))
+	}
+	if sections&hasForget != 0 {
+		c.Forget = make([]base.RequestID, r.Count(maxForget, 16))
+		for i := range c.Forget {
+			r.Fixed(c.Forget[i][:])
+		}
+	}
 	c.Writes = decodeWrites(r)
+	if n := len(c.Positions); n > 0 && n != len(c.Writes) {
+		r.Fail("%d positions of %d writes", n, len(c.Writes))
+	}
 	if r.Err() == nil && c.sections() != sections {
 		r.Fail("empty section")
 	}
@@ -188,6 +223,20 @@ func decodeSweep(r *wire.Reader) (s Sweep) {
 	}
 	s.RequestsTo = r.Uvarint()
 	return s
+}
+
+// decodePositions reads places among so many versions.
+func decodePositions(r *wire.Reader, versions int) []int {
+	positions := make([]int, r.Count(versions, 1))
+	for i := range positions {
+		at := r.Uvarint()
+		if at >= uint64(versions) {
+			r.Fail("position %d of %d", at, versions)
+			return nil
+		}
+		positions[i] = int(at)
+	}
+	return positions
 }
 
 func decodeWrites(r *wire.Reader) []base.Write {

@@ -39,6 +39,11 @@ type Command struct {
 	Sweep Sweep
 	// Step makes the command part of a transaction over several shards.
 	Step Step
+	// Positions says where the writes stand in Step.Outcome: for StepDecide and
+	// StepRefuse of a request.
+	Positions []int
+	// Forget is what StepForget is about.
+	Forget []base.RequestID
 }
 
 // Read says that a transaction saw Key at Version; 0 = absent.

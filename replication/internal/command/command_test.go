@@ -51,7 +51,14 @@ func step() *Command {
 			At: 1700000000000001, Shards: []base.ShardID{3, 29, 200},
 			Outcome: Result{Status: StatusMismatch, Versions: []base.Version{4, 0}, Failed: []int{1}},
 		},
-		Writes: []base.Write{{Key: base.K("k", ""), Value: []byte("v")}},
+		Positions: []int{1},
+		Writes:    []base.Write{{Key: base.K("k", ""), Value: []byte("v")}},
+	}
+}
+
+func forget() *Command {
+	return &Command{
+		Stamp: 1700000000000003, Step: Step{Kind: StepForget}, Forget: []base.RequestID{{1}, {2, 3}},
 	}
 }
 
@@ -65,7 +72,8 @@ func TestGolden(t *testing.T) {
 	for name, cmd := range samples() {
 		golden(t, "command_v1_"+name, cmd.Append(nil))
 	}
-	golden(t, "command_v1_step", step().Append(nil))
+	golden(t, "command_v1_decide", step().Append(nil))
+	golden(t, "command_v1_forget", forget().Append(nil))
 	golden(t, "remembered_v1", remembered().Append(nil))
 }
 
@@ -90,8 +98,25 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
+// A decision about what the anchor had prepared is refused: nobody makes those any more.
+func TestRetiredStep(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("testdata", "command_v1_retired.hex"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Decode(buf); !errors.Is(err, base.ErrCorrupt) {
+		t.Errorf("decoded: %v", err)
+	}
+}
+
 func TestRoundTrip(t *testing.T) {
-	for name, cmd := range samples() {
+	all := samples()
+	all["decide"], all["forget"] = step(), forget()
+	for name, cmd := range all {
 		got, err := Decode(cmd.Append(nil))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -109,7 +134,9 @@ func TestRoundTrip(t *testing.T) {
 // TestDecodeDamaged cuts and flips every byte: the decoder must refuse, or
 // find a command that has just these bytes.
 func TestDecodeDamaged(t *testing.T) {
-	for name, cmd := range samples() {
+	all := samples()
+	all["decide"], all["forget"] = step(), forget()
+	for name, cmd := range all {
 		whole := cmd.Append(nil)
 		for i := range whole {
 			mustRefuseOrMatch(t, name, whole[:i])

@@ -14,14 +14,11 @@ type StepKind uint8
 const (
 	// StepNone: the command is a whole by itself.
 	StepNone StepKind = iota
-	// StepPrepare checks the command and holds what it reads and writes until
-	// the transaction is resolved. The result has the least version that it can
-	// get here.
+	// StepPrepare, on all shards but the anchor, checks the command and holds what it
+	// reads and writes until the transaction is resolved. The result has the least
+	// version that it can get here.
 	StepPrepare
-	// StepDecide, on the anchor, applies the transaction with version At and
-	// records that, or ends it with another outcome. It is refused with
-	// StatusExpired if the anchor does not hold the transaction any more.
-	StepDecide
+	_ // was a decision about what the anchor had prepared
 	// StepCommit applies what the shard holds of the transaction, with At.
 	StepCommit
 	// StepAbort drops what the shard holds of the transaction.
@@ -30,15 +27,26 @@ const (
 	// The result is StatusApplied with its version if it was applied,
 	// StatusPending if it may still be, StatusExpired if it never will.
 	StepExpire
-	// StepForget, on the anchor, drops the record that the transaction was
-	// applied, once every shard has applied its part.
+	// StepForget, on an anchor, drops the records that the transactions in Forget
+	// were applied, once every shard has applied its part.
 	StepForget
 	// StepHold is StepPrepare of a command that only reads, without the check: what
 	// is read stays as it is until StepAbort, whatever it is.
 	StepHold
+	// StepDecide, on the anchor, checks the command as StepPrepare does, and applies
+	// it if it passes, with a version of at least At. With it the transaction is
+	// applied: that is recorded, for all other shards hold their parts. Outcome has
+	// what a repetition of the request is to be answered, but for the version and
+	// the anchor's own writes.
+	StepDecide
+	// StepRefuse, on the anchor, ends a transaction that is not applied since a
+	// condition does not hold, here or elsewhere. Outcome is as for StepDecide.
+	StepRefuse
 
-	lastStep = StepHold
+	lastStep = StepRefuse
 )
+
+const retiredStep = StepPrepare + 1
 
 // Step makes a command part of a transaction over several shards.
 type Step struct {
@@ -46,7 +54,7 @@ type Step struct {
 	Holder
 	At      base.Version   // of the transaction, for StepDecide and StepCommit
 	Shards  []base.ShardID // that take part, for StepDecide
-	Outcome Result         // of the transaction, for StepDecide
+	Outcome Result         // of the transaction, for StepDecide and StepRefuse
 }
 
 // Holder names a transaction that holds keys of a shard.
@@ -80,7 +88,7 @@ func appendStep(buf []byte, s *Step) []byte {
 
 func decodeStep(r *wire.Reader) (s Step) {
 	s.Kind = StepKind(r.Byte())
-	if s.Kind == StepNone || s.Kind > lastStep {
+	if s.Kind == StepNone || s.Kind == retiredStep || s.Kind > lastStep {
 		r.Fail("unknown step %d", s.Kind)
 	}
 	s.Holder = readHolder(r)

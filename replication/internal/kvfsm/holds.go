@@ -46,14 +46,29 @@ func (h Held) WritesIn(r base.Range) bool {
 	return slices.ContainsFunc(h.Writes, func(w base.Write) bool { return w.Kind != base.WriteCheck && r.Contains(w.Key) })
 }
 
+// WriteOf returns what the transaction is about to write to a key; nil if it does not.
+func (h Held) WriteOf(key base.Key) *base.Write {
+	for i := range h.Writes {
+		if w := &h.Writes[i]; w.Key == key && w.Kind != base.WriteCheck {
+			return w
+		}
+	}
+	return nil
+}
+
+// Affects reports whether the transaction is about to write what a command has read.
+func (h Held) Affects(cmd *command.Command) bool {
+	return slices.ContainsFunc(cmd.Reads, func(r command.Read) bool { return h.WriteOf(r.Key) != nil }) ||
+		slices.ContainsFunc(cmd.Ranges, func(r command.RangeRead) bool { return h.WritesIn(r.Range) })
+}
+
 // holds knows the prepared transactions by what they hold. Whoever holds a key
 // for writing is alone on it; any number may hold it for reading.
 type holds struct {
-	byTxn    map[base.RequestID]*hold
-	writers  map[base.Key]*hold
-	readers  map[base.Key][]*hold
-	requests map[base.RequestID]*hold
-	ranges   []*hold // those that have read ranges
+	byTxn   map[base.RequestID]*hold
+	writers map[base.Key]*hold
+	readers map[base.Key][]*hold
+	ranges  []*hold // those that have read ranges
 
 	// visible is what readers know. It follows the rest once the batch with the
 	// changes is visible in storage: a reader that finds a key free sees what the
@@ -82,7 +97,6 @@ func (h *holds) load(space storage.Space) error {
 	h.byTxn = make(map[base.RequestID]*hold)
 	h.writers = make(map[base.Key]*hold)
 	h.readers = make(map[base.Key][]*hold)
-	h.requests = make(map[base.RequestID]*hold)
 	h.ranges, h.staged = nil, nil
 	if err := prepared(space.Values(storage.KindTxn, []byte{preparedPrefix}, 0), h.add); err != nil {
 		return err
@@ -111,9 +125,6 @@ func (h *holds) add(cmd *command.Command) {
 	if len(cmd.Ranges) > 0 {
 		h.ranges = append(h.ranges, t)
 	}
-	if !cmd.Request.IsZero() {
-		h.requests[cmd.Request] = t
-	}
 	h.staged = append(h.staged, stagedHold{t, true})
 }
 
@@ -130,7 +141,6 @@ func (h *holds) drop(t *hold) {
 		}
 	}
 	h.ranges = without(h.ranges, t)
-	delete(h.requests, t.cmd.Request)
 	h.staged = append(h.staged, stagedHold{t, false})
 }
 
@@ -220,9 +230,6 @@ func (h *holds) blocks(cmd *command.Command) (by command.Holder, blocked bool) {
 				found(t)
 			}
 		}
-	}
-	if !cmd.Request.IsZero() {
-		found(h.requests[cmd.Request])
 	}
 	return by, blocked
 }

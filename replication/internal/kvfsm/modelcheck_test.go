@@ -162,8 +162,8 @@ func (m *model) tend(w *world, i int, late base.Version) error {
 				return fmt.Errorf("%s can not be ended after its deadline", t.name)
 			}
 			e.kind = deliverAbort
-		} else if a.at != at {
-			return fmt.Errorf("%s was decided at %d and is remembered at %d", t.name, a.at, at)
+		} else if a.decided != at {
+			return fmt.Errorf("%s was decided at %d and is remembered at %d", t.name, a.decided, at)
 		}
 		if err := m.othersStep(w, e); err != nil {
 			return err

@@ -7,7 +7,7 @@ import (
 )
 
 // happen changes the world by an event. What the coordinator does here is what
-// replication's coordination does, its run, decide, refuse and abort.
+// replication's coordination does.
 func (m *model) happen(w *world, e event) error {
 	a := &w.tries[e.try]
 	switch e.kind {
@@ -76,7 +76,12 @@ func (m *model) sendPrepares(w *world, i int) {
 		return
 	}
 	for p := range t.parts {
-		a.prepare[p] = onTheWay
+		if p != t.anchor {
+			a.prepare[p] = onTheWay
+		}
+	}
+	if m.bug.decideEarly {
+		m.conclude(w, i)
 	}
 }
 
@@ -94,10 +99,6 @@ func (m *model) deliverPrepare(w *world, e event) error {
 		return nil
 	}
 	a.status[e.part], a.gave = res.Status, max(a.gave, res.Version)
-	if e.part == m.tries[e.try].anchor && (res.Replayed || res.Status == command.StatusReused) {
-		m.answerReplayed(a, res)
-		return nil
-	}
 	m.conclude(w, e.try)
 	return nil
 }
@@ -112,11 +113,14 @@ func (m *model) answerReplayed(a *attempt, res *command.Result) {
 	}
 }
 
-// conclude goes on to the second phase if all shards have answered.
+// conclude goes on to the second phase if all shards but the anchor have answered.
 func (m *model) conclude(w *world, i int) {
 	t, a := &m.tries[i], &w.tries[i]
 	worst, waiting := command.StatusApplied, 0
 	for p := range t.parts {
+		if p == t.anchor {
+			continue
+		}
 		if a.prepare[p] != arrived {
 			waiting++
 			continue
@@ -131,53 +135,76 @@ func (m *model) conclude(w *world, i int) {
 	if waiting > 1 || waiting == 1 && !m.bug.decideEarly {
 		return
 	}
-	switch {
-	case worst == command.StatusLocked || worst == command.StatusConflict || worst == command.StatusMismatch && !t.request:
-		a.mayAbort = true
-		a.end(answerAgain)
-	case worst == command.StatusMismatch:
-		a.phase, a.decision = refusing, onTheWay
-	default:
-		a.phase, a.decision, a.at = deciding, onTheWay, a.gave
+	if worst == command.StatusApplied {
+		a.phase, a.decision, a.at = deciding, onTheWay, max(a.gave, 1)
+	} else {
+		m.failed(w, i, worst)
 	}
 	a.status, a.gave = [maxParts]command.Status{}, 0
 }
 
-func (m *model) deliverDecision(w *world, e event) error {
-	t, a := &m.tries[e.try], &w.tries[e.try]
-	c, id := m.command(w, e.try, command.StepDecide, e.stamp)
+// failed goes on after a shard, or the anchor, has refused.
+func (m *model) failed(w *world, i int, status command.Status) {
+	a := &w.tries[i]
+	if status == command.StatusMismatch && m.tries[i].request {
+		a.phase, a.decision, a.at = refusing, onTheWay, 0
+		return
+	}
+	a.mayAbort = true
+	a.end(answerAgain)
+}
+
+// decision makes the entry with which the anchor decides, or refuses.
+func (m *model) decision(w *world, i int, stamp base.Version) labStep {
+	t, a := &m.tries[i], &w.tries[i]
+	kind, sequence := command.StepDecide, uint64(2)
+	switch {
+	case a.at == 0:
+		kind, sequence = command.StepRefuse, 3
+	case a.waited:
+		sequence = 4
+	}
+	c, id := m.command(w, i, kind, stamp)
+	m.part(w, i, t.anchor, c, &id)
 	for p := range t.parts {
 		c.Step.Shards = append(c.Step.Shards, base.ShardID(t.parts[p].shard))
 	}
-	if a.at == 0 {
-		c.Step.Outcome = command.Result{Status: command.StatusMismatch, Versions: []base.Version{0}, Failed: []int{0}}
-	} else {
-		c.Step.Outcome = command.Result{Version: a.at, Versions: []base.Version{a.at}}
-	}
 	if t.request {
-		c.Request, c.Digest = txnID(theRequest), 1
+		if len(c.Writes) > 0 {
+			c.Positions = []int{0}
+		}
+		c.Step.Outcome.Versions = []base.Version{base.PendingVersion, base.PendingVersion}
+		if a.at == 0 {
+			c.Step.Outcome = command.Result{Status: command.StatusMismatch, Versions: []base.Version{0, 0}, Failed: []int{1}}
+		}
 	}
-	res, err := m.apply(w, e.try, t.anchor, logged(e.try, 2, c, id))
+	return logged(i, sequence, c, id)
+}
+
+func (m *model) deliverDecision(w *world, e event) error {
+	t, a := &m.tries[e.try], &w.tries[e.try]
+	res, err := m.apply(w, e.try, t.anchor, m.decision(w, e.try, e.stamp))
 	if err != nil || a.decision == arrived {
 		return err
 	}
 	a.decision = arrived
-	if a.at != 0 && res.Status == command.StatusApplied {
-		a.decided = a.at
+	if a.at != 0 && res.Status == command.StatusApplied && !res.Replayed {
+		a.decided = res.Version
 	}
 	switch {
 	case a.phase == done:
-	case a.phase == refusing && res.Replayed:
+	case res.Replayed || res.Status == command.StatusReused:
 		m.answerReplayed(a, res)
 	case a.phase == refusing:
 		a.mayAbort = true
 		a.end(answerMismatch)
 	case res.Status == command.StatusApplied:
-		a.version = a.at
+		a.version = res.Version
 		a.end(answerApplied)
+	case res.Status == command.StatusLocked && !a.waited: // with what it holds
+		a.waited, a.decision = true, onTheWay
 	default:
-		a.mayAbort = true
-		a.end(answerAgain)
+		m.failed(w, e.try, res.Status)
 	}
 	return nil
 }
@@ -212,6 +239,9 @@ func (m *model) othersStep(w *world, e event) error {
 		p = t.anchor
 	}
 	c, id := m.command(w, e.try, kinds[e.kind], e.stamp)
+	if e.kind == deliverForget {
+		c.Forget = []base.RequestID{c.Step.Txn}
+	}
 	shard := t.parts[p].shard
 	before := w.shards[shard]
 	res, err := m.apply(w, e.try, p, labStep{id: id, cmd: c})

@@ -118,7 +118,8 @@ type attempt struct {
 	gave    base.Version // the greatest version of those that were answered
 
 	decision int8
-	at       base.Version // which version it gives; 0 = it is a refusal
+	waited   bool         // for somebody who was in the way of it
+	at       base.Version // the least version that it gives; 0 = it is a refusal
 
 	mayAbort bool  // somebody knows that it will not be applied
 	acks     uint8 // bits by part: has answered a commit
@@ -241,11 +242,7 @@ func (m *model) coordinatorEvents(w *world, i int, all []event) []event {
 	if waits {
 		all = append(all, event{kind: loseDecision, try: i}, event{kind: doubtDecision, try: i})
 	}
-	e := event{kind: deliverDecision, try: i, stamp: m.stamps[0]}
-	if a.at != 0 { // the stamp makes no difference
-		return append(all, e)
-	}
-	return m.stamped(all, e)
+	return m.stamped(all, event{kind: deliverDecision, try: i})
 }
 
 // othersEvents are the steps that anybody may take, as often as they like and as
@@ -320,8 +317,12 @@ func (m *model) holder(i int) command.Holder {
 }
 
 func (m *model) command(w *world, i int, kind command.StepKind, stamp base.Version) (*command.Command, stepID) {
-	c := &command.Command{Stamp: stamp, Step: command.Step{Kind: kind, Holder: m.holder(i), At: w.tries[i].at}}
-	return c, stepID{kind: byte(kind), try: uint8(i), stamp: stamp, at: w.tries[i].at}
+	at := w.tries[i].at
+	if kind == command.StepCommit {
+		at = w.tries[i].decided
+	}
+	c := &command.Command{Stamp: stamp, Step: command.Step{Kind: kind, Holder: m.holder(i), At: at}}
+	return c, stepID{kind: byte(kind), try: uint8(i), stamp: stamp, at: at}
 }
 
 // part adds what a try reads and writes on a shard to a command.

@@ -2,6 +2,7 @@ package kvfsm
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/replication/internal/command"
@@ -10,17 +11,18 @@ import (
 
 // applyStep runs a command that is part of a transaction over several shards.
 //
-// The commit point is the StepDecide that finds the transaction prepared on its
-// anchor. Whoever wants a transaction to end must take that away first: its own
-// coordinator by never deciding, others with StepExpire, after which the clock
-// of the anchor is past the deadline, so that neither a late StepPrepare nor a
-// late StepDecide is taken.
+// The commit point is the StepDecide that the anchor takes, while all other shards
+// hold their parts. Whoever wants a transaction to end must make that impossible
+// first: its own coordinator by never deciding, others with StepExpire, after which
+// the clock of the anchor is past the deadline, so that a late StepDecide is refused.
 func (m *Machine) applyStep(b *storage.Batch, cmd *command.Command, res *command.Result) error {
 	switch cmd.Step.Kind {
 	case command.StepPrepare, command.StepHold:
 		return m.prepare(b, cmd, res)
 	case command.StepDecide:
 		return m.decide(b, cmd, res)
+	case command.StepRefuse:
+		return m.refuse(b, cmd, res)
 	case command.StepCommit:
 		if t := m.holds.byTxn[cmd.Step.Txn]; t != nil {
 			return m.resolve(b, t, cmd.Step.At, res)
@@ -32,7 +34,9 @@ func (m *Machine) applyStep(b *storage.Batch, cmd *command.Command, res *command
 	case command.StepExpire:
 		return m.expire(b, cmd, res)
 	case command.StepForget:
-		b.Unset(m.shard, storage.KindTxn, outcomeKey(cmd.Step.Txn))
+		for _, txn := range cmd.Forget {
+			b.Unset(m.shard, storage.KindTxn, outcomeKey(txn))
+		}
 	default:
 		return fmt.Errorf("%w: unknown step %d", base.ErrCorrupt, cmd.Step.Kind)
 	}
@@ -52,23 +56,31 @@ func (m *Machine) tick(stamp base.Version) base.Version {
 	return version
 }
 
-func (m *Machine) prepare(b *storage.Batch, cmd *command.Command, res *command.Result) error {
+// takes reports whether the shard takes part in a transaction: nothing stands in the
+// way, and the checks have passed. Else the result says what it is.
+func (m *Machine) takes(b *storage.Batch, cmd *command.Command, res *command.Result) (bool, error) {
 	if !cmd.Request.IsZero() {
 		if found, err := m.Recall(b, cmd.Request, cmd.Digest, res); err != nil || found {
-			return err
+			return false, err
 		}
 	}
 	if m.late(cmd) || m.holds.byTxn[cmd.Step.Txn] != nil {
 		res.Status, res.Version = command.StatusExpired, m.Clock() // for a later deadline
-		return nil
+		return false, nil
 	}
 	if m.locked(cmd, res) {
-		return nil
+		return false, nil
 	}
-	if cmd.Step.Kind == command.StepPrepare {
-		if err := m.Check(b, cmd, res); err != nil || res.Status != command.StatusApplied {
-			return err
-		}
+	if cmd.Step.Kind == command.StepHold {
+		return true, nil
+	}
+	err := m.Check(b, cmd, res)
+	return res.Status == command.StatusApplied, err
+}
+
+func (m *Machine) prepare(b *storage.Batch, cmd *command.Command, res *command.Result) error {
+	if takes, err := m.takes(b, cmd, res); err != nil || !takes {
+		return err
 	}
 	res.Version = m.tick(cmd.Stamp)
 	held := *cmd
@@ -93,38 +105,57 @@ func (m *Machine) locked(cmd *command.Command, res *command.Result) bool {
 }
 
 func (m *Machine) decide(b *storage.Batch, cmd *command.Command, res *command.Result) error {
-	t := m.holds.byTxn[cmd.Step.Txn]
-	if cmd.Step.Outcome.Status != command.StatusApplied {
-		return m.refuse(b, cmd, t, res)
-	}
-	if t == nil {
-		res.Status = command.StatusExpired
-		return nil
-	}
-	d := Decided{At: cmd.Step.At, Shards: cmd.Step.Shards}
-	b.Set(m.shard, storage.KindTxn, outcomeKey(cmd.Step.Txn), d.append(nil))
-	if err := m.resolve(b, t, cmd.Step.At, res); err != nil || cmd.Request.IsZero() {
+	if takes, err := m.takes(b, cmd, res); err != nil || !takes {
 		return err
 	}
-	return m.Remember(b, cmd.Request, cmd.Digest, cmd.Step.At, &cmd.Step.Outcome)
-}
-
-// refuse ends a transaction that a check has failed of, and remembers that. It
-// ends as well another attempt at the request: there is one outcome of it.
-func (m *Machine) refuse(b *storage.Batch, cmd *command.Command, t *hold, res *command.Result) error {
-	if t != nil {
-		m.release(b, t)
+	version := max(m.Next(cmd.Stamp), cmd.Step.At)
+	if err := m.Write(b, cmd, version, res); err != nil {
+		return err
 	}
+	d := Decided{At: version, Shards: cmd.Step.Shards}
+	b.Set(m.shard, storage.KindTxn, outcomeKey(cmd.Step.Txn), d.append(nil))
 	if cmd.Request.IsZero() {
 		return nil
 	}
-	if found, err := m.Recall(b, cmd.Request, cmd.Digest, res); err != nil || found {
+	return m.Remember(b, cmd.Request, cmd.Digest, version, outcomeOf(cmd, res))
+}
+
+// refuse ends a transaction of which a condition did not hold, and remembers that: any
+// other attempt at the request ends so from then on.
+func (m *Machine) refuse(b *storage.Batch, cmd *command.Command, res *command.Result) error {
+	if !cmd.Request.IsZero() {
+		if found, err := m.Recall(b, cmd.Request, cmd.Digest, res); err != nil || found {
+			return err
+		}
+	}
+	if err := m.checkConditions(b, cmd, res); err != nil {
 		return err
 	}
-	if other := m.holds.requests[cmd.Request]; other != nil {
-		m.release(b, other)
+	res.Status = command.StatusMismatch
+	if cmd.Request.IsZero() {
+		return nil
 	}
-	return m.Remember(b, cmd.Request, cmd.Digest, m.tick(cmd.Stamp), &cmd.Step.Outcome)
+	return m.Remember(b, cmd.Request, cmd.Digest, m.tick(cmd.Stamp), outcomeOf(cmd, res))
+}
+
+// outcomeOf returns what a request is to be answered: what the coordinator knows, and
+// what became of the anchor's part.
+func outcomeOf(cmd *command.Command, part *command.Result) *command.Result {
+	known := &cmd.Step.Outcome
+	whole := &command.Result{Status: part.Status, Version: part.Version, Versions: slices.Clone(known.Versions), Failed: slices.Clone(known.Failed)}
+	for i, v := range whole.Versions {
+		if v == base.PendingVersion {
+			whole.Versions[i] = part.Version
+		}
+	}
+	for i, at := range cmd.Positions {
+		whole.Versions[at] = part.Versions[i]
+	}
+	for _, i := range part.Failed {
+		whole.Failed = append(whole.Failed, cmd.Positions[i])
+	}
+	slices.Sort(whole.Failed)
+	return whole
 }
 
 func (m *Machine) expire(b *storage.Batch, cmd *command.Command, res *command.Result) error {

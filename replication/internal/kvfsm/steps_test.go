@@ -42,17 +42,26 @@ func prepareCmd(stamp base.Version, txn byte, writes ...base.Write) *command.Com
 	return c
 }
 
-func decideCmd(stamp base.Version, txn byte, at base.Version) *command.Command {
+// decideCmd has at most one write, and is of a transaction with one more elsewhere.
+func decideCmd(stamp base.Version, txn byte, at base.Version, writes ...base.Write) *command.Command {
 	c := step(stamp, command.StepDecide, txn)
-	c.Step.At, c.Step.Shards = at, []base.ShardID{0, 1}
-	c.Step.Outcome = command.Result{Version: at, Versions: []base.Version{at}}
+	c.Writes, c.Step.At, c.Step.Shards = writes, at, []base.ShardID{0, 1}
 	return c
 }
 
-// refuseCmd ends a transaction of which a condition has failed.
-func refuseCmd(stamp base.Version, txn byte) *command.Command {
-	c := step(stamp, command.StepDecide, txn)
-	c.Step.Outcome = command.Result{Status: command.StatusMismatch, Versions: []base.Version{7}, Failed: []int{0}}
+// refuseCmd ends a transaction of which a condition elsewhere has failed.
+func refuseCmd(stamp base.Version, txn byte, writes ...base.Write) *command.Command {
+	c := step(stamp, command.StepRefuse, txn)
+	c.Writes = writes
+	c.Step.Outcome.Status = command.StatusMismatch
+	return c
+}
+
+func forgetCmd(stamp base.Version, txns ...byte) *command.Command {
+	c := &command.Command{Stamp: stamp, Step: command.Step{Kind: command.StepForget}}
+	for _, txn := range txns {
+		c.Forget = append(c.Forget, txnID(txn))
+	}
 	return c
 }
 
@@ -64,6 +73,17 @@ func commitCmd(stamp base.Version, txn byte, at base.Version) *command.Command {
 
 func withRequest(c *command.Command, request byte) *command.Command {
 	c.Request, c.Digest = txnID(request), 99
+	switch c.Step.Kind {
+	case command.StepDecide:
+		c.Step.Outcome.Versions = []base.Version{3, base.PendingVersion, 0}
+	case command.StepRefuse:
+		c.Step.Outcome.Versions, c.Step.Outcome.Failed = []base.Version{7, 0, 0}, []int{0}
+	default:
+		return c
+	}
+	for i := range c.Writes {
+		c.Positions = append(c.Positions, 2-i)
+	}
 	return c
 }
 
@@ -149,21 +169,10 @@ func TestStepsOfTheAnchor(t *testing.T) {
 	eachStep(t, func(b *bench, pause func()) {
 		b.do(command.StatusApplied, cmd(10, put("k", "old")))
 		pause()
-		res := b.do(command.StatusApplied, withRequest(prepareCmd(20, 1, put("k", "new")), 5))
-		if res.Version != 20 || b.m.Clock() != 20 {
-			t.Errorf("prepared: %+v, clock %d", res, b.m.Clock())
-		}
-		pause()
-		b.held(1)
-		b.value("k", "old")
-		if by, found := b.m.Holder(base.K("k", "")); !found || by != holder(1) {
-			t.Errorf("holder %+v, %v", by, found)
-		}
 		if res := b.do(command.StatusPending, step(30, command.StepExpire, 1)); res.Version != 0 {
 			t.Errorf("pending: %+v", res)
 		}
-		b.held(1)
-		if res := b.do(command.StatusApplied, withRequest(decideCmd(31, 1, 50), 5)); res.Version != 50 {
+		if res := b.do(command.StatusApplied, withRequest(decideCmd(31, 1, 50, put("k", "new")), 5)); res.Version != 50 || res.Versions[0] != 50 {
 			t.Errorf("decided: %+v", res)
 		}
 		pause()
@@ -179,18 +188,49 @@ func TestStepsOfTheAnchor(t *testing.T) {
 		b.do(command.StatusApplied, commitCmd(60, 1, 50)) // does nothing, as does the next
 		b.do(command.StatusApplied, step(61, command.StepAbort, 1))
 		b.value("k", "new")
-		again := b.do(command.StatusApplied, withRequest(prepareCmd(70, 2, put("k", "twice")), 5))
-		if !again.Replayed || again.Version != 50 || !slices.Equal(again.Versions, []base.Version{50}) {
+		again := b.do(command.StatusApplied, withRequest(decideCmd(70, 2, 0, put("k", "twice")), 5))
+		if !again.Replayed || again.Version != 50 || !slices.Equal(again.Versions, []base.Version{3, 50, 50}) {
 			t.Errorf("the repeated request: %+v", again)
 		}
-		b.held()
-		b.do(command.StatusApplied, step(80, command.StepForget, 1))
+		if res := b.do(command.StatusApplied, decideCmd(80, 3, 60, put("j", "v"))); res.Version != 80 {
+			t.Errorf("decided by its own clock: %+v", res)
+		}
+		b.do(command.StatusApplied, forgetCmd(81, 1, 3))
 		pause()
-		if b.outcome(1) != 0 {
+		if b.outcome(1) != 0 || b.outcome(3) != 0 {
 			t.Error("not forgotten")
 		}
-		b.do(command.StatusExpired, withRequest(decideCmd(90, 1, 95), 5))
+		b.do(command.StatusApplied, withRequest(decideCmd(90, 1, 95, put("k", "again")), 5))
 		b.value("k", "new")
+	})
+}
+
+// The anchor refuses to decide what it would refuse to prepare.
+func TestDecideChecks(t *testing.T) {
+	eachStep(t, func(b *bench, pause func()) {
+		at := b.do(command.StatusApplied, cmd(10, put("k", "old"))).Version
+		b.do(command.StatusConflict, reading(decideCmd(20, 1, 30, put("k", "new")), "k", at-1))
+		create := put("k", "new")
+		create.Cond = base.Cond{Kind: base.CondVersion}
+		res := b.do(command.StatusMismatch, withRequest(decideCmd(20, 1, 30, create), 5))
+		if !slices.Equal(res.Failed, []int{0}) || !slices.Equal(res.Versions, []base.Version{at}) || b.m.Requests() != 0 {
+			t.Errorf("refused: %+v, %d requests", res, b.m.Requests())
+		}
+		b.do(command.StatusApplied, prepareCmd(20, 2, put("k", "held")))
+		pause()
+		if res := b.do(command.StatusLocked, decideCmd(20, 1, 30, put("k", "new"))); res.Holder != holder(2) {
+			t.Errorf("locked: %+v", res)
+		}
+		b.do(command.StatusApplied, step(21, command.StepAbort, 2))
+		b.do(command.StatusExpired, decideCmd(deadline+1, 1, 30, put("k", "new")))
+		pause()
+		if v := b.value("k", "old"); v != at || b.outcome(1) != 0 {
+			t.Errorf("version %d, outcome %d", v, b.outcome(1))
+		}
+		b.do(command.StatusApplied, reading(decideCmd(40, 1, 30, remove("k")), "k", at))
+		if b.record("k").Version != 0 {
+			t.Error("not removed")
+		}
 	})
 }
 
@@ -226,25 +266,15 @@ func TestStepsOfAnotherShard(t *testing.T) {
 
 func TestExpire(t *testing.T) {
 	eachStep(t, func(b *bench, pause func()) {
-		b.do(command.StatusApplied, prepareCmd(20, 1, put("k", "v")))
-		pause()
 		b.do(command.StatusPending, step(deadline, command.StepExpire, 1))
 		b.do(command.StatusExpired, step(deadline+1, command.StepExpire, 1))
 		pause()
-		b.held()
-		b.do(command.StatusExpired, decideCmd(30, 1, 40)) // late, whatever its stamp is
+		b.do(command.StatusExpired, decideCmd(30, 1, 40, put("k", "v"))) // late, whatever its stamp is
 		b.do(command.StatusExpired, step(20, command.StepExpire, 1))
-		if b.record("k").Version != 0 || b.outcome(1) != 0 {
-			t.Error("an expired transaction was applied")
-		}
-		// One that the anchor has not heard of is over too.
-		b.do(command.StatusExpired, step(deadline+2, command.StepExpire, 2))
-		pause()
 		b.do(command.StatusExpired, prepareCmd(20, 2, put("k", "late")))
 		b.held()
-		b.do(command.StatusExpired, decideCmd(21, 2, 50))
-		if b.record("k").Version != 0 {
-			t.Error("a late transaction was applied")
+		if b.record("k").Version != 0 || b.outcome(1) != 0 {
+			t.Error("an expired transaction was applied")
 		}
 	})
 }
@@ -287,8 +317,6 @@ func TestLocks(t *testing.T) {
 		{"write, range", prepareCmd(10, 1, put("k", "1")), scanning(cmd(20, put("j", "2")), all), true},
 		{"write, range elsewhere", prepareCmd(10, 1, put("k", "1")), scanning(cmd(20, put("j", "2")), elsewhere), false},
 		{"range, range", scanning(prepareCmd(10, 1), all), scanning(cmd(20, put("j", "2")), all), false},
-		{"request, request", withRequest(prepareCmd(10, 1), 5), withRequest(cmd(20, put("j", "2")), 5), true},
-		{"request, other request", withRequest(prepareCmd(10, 1), 5), withRequest(cmd(20, put("j", "2")), 6), false},
 		{"sweep", prepareCmd(10, 1, put("k", "1")), &command.Command{Stamp: 20, Sweep: command.Sweep{RequestsTo: 1}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -325,7 +353,7 @@ func tryLock(b *bench, pause func(), first, then *command.Command, blocked bool)
 	if blocked {
 		b.do(command.StatusApplied, then)
 	}
-	if n := len(b.m.holds.writers) + len(b.m.holds.readers) + len(b.m.holds.ranges) + len(b.m.holds.requests); n > 0 {
+	if n := len(b.m.holds.writers) + len(b.m.holds.readers) + len(b.m.holds.ranges); n > 0 {
 		b.t.Errorf("%d holds are left", n)
 	}
 }
@@ -419,48 +447,46 @@ func TestExpiryCountsFromTheCommit(t *testing.T) {
 
 func TestRefusedRequests(t *testing.T) {
 	eachStep(t, func(b *bench, pause func()) {
-		b.do(command.StatusApplied, withRequest(prepareCmd(20, 1, put("k", "v")), 5))
-		pause()
-		if res := b.do(command.StatusApplied, withRequest(refuseCmd(21, 1), 5)); res.Replayed {
+		at := b.do(command.StatusApplied, cmd(10, put("k", "old"))).Version
+		create := put("k", "new")
+		create.Cond = base.Cond{Kind: base.CondVersion}
+		res := b.do(command.StatusMismatch, withRequest(refuseCmd(21, 1, create), 5))
+		if res.Replayed || !slices.Equal(res.Failed, []int{0}) || !slices.Equal(res.Versions, []base.Version{at}) {
 			t.Errorf("refused: %+v", res)
 		}
 		pause()
-		b.held()
-		for _, c := range []*command.Command{prepareCmd(30, 2, put("k", "v")), cmd(31, put("k", "v"))} {
+		for _, c := range []*command.Command{decideCmd(30, 2, 40, put("k", "v")), cmd(31, put("k", "v"))} {
 			res := b.do(command.StatusMismatch, withRequest(c, 5))
-			if !res.Replayed || !slices.Equal(res.Failed, []int{0}) || !slices.Equal(res.Versions, []base.Version{7}) {
+			if !res.Replayed || !slices.Equal(res.Failed, []int{0, 2}) || !slices.Equal(res.Versions, []base.Version{7, 0, at}) {
 				t.Errorf("repeated: %+v", res)
 			}
 		}
-		reused := withRequest(prepareCmd(32, 3, put("k", "v")), 5)
+		reused := withRequest(decideCmd(32, 3, 40, put("k", "v")), 5)
 		reused.Digest++
 		b.do(command.StatusReused, reused)
-		b.held()
-		b.do(command.StatusApplied, prepareCmd(40, 4, put("k", "v"))) // without a request
-		b.do(command.StatusApplied, refuseCmd(41, 4))
-		b.held()
-		if b.record("k").Version != 0 || b.m.Requests() != 1 {
-			t.Errorf("%+v, %d requests", b.record("k"), b.m.Requests())
+		if res := b.do(command.StatusMismatch, refuseCmd(41, 4, put("k", "v"))); len(res.Failed) != 0 { // without a request
+			t.Errorf("refused: %+v", res)
+		}
+		if b.value("k", "old"); b.m.Requests() != 1 {
+			t.Errorf("%d requests", b.m.Requests())
 		}
 	})
 }
 
 // One attempt at a request was refused on another shard while a repetition of the
-// request holds the anchor. There can be one outcome only.
+// request is about to be decided. There can be one outcome only.
 func TestARefusalEndsRepetitions(t *testing.T) {
 	eachStep(t, func(b *bench, pause func()) {
-		b.do(command.StatusApplied, withRequest(prepareCmd(20, 2, put("k", "v")), 5))
+		b.do(command.StatusMismatch, withRequest(refuseCmd(21, 1), 5))
 		pause()
-		b.do(command.StatusApplied, withRequest(refuseCmd(21, 1), 5)) // 1 holds nothing here
-		pause()
-		b.do(command.StatusExpired, withRequest(decideCmd(22, 2, 30), 5))
-		b.held()
+		if res := b.do(command.StatusMismatch, withRequest(decideCmd(22, 2, 30, put("k", "v")), 5)); !res.Replayed {
+			t.Errorf("%+v", res)
+		}
 		if b.record("k").Version != 0 || b.outcome(2) != 0 || b.m.Requests() != 1 {
 			t.Errorf("applied and refused: %+v, %d requests", b.record("k"), b.m.Requests())
 		}
 		// And one that comes after the request was applied is told so.
-		b.do(command.StatusApplied, withRequest(prepareCmd(40, 3, put("k", "v")), 6))
-		b.do(command.StatusApplied, withRequest(decideCmd(41, 3, 50), 6))
+		b.do(command.StatusApplied, withRequest(decideCmd(41, 3, 50, put("k", "v")), 6))
 		if res := b.do(command.StatusApplied, withRequest(refuseCmd(42, 4), 6)); !res.Replayed || res.Version != 50 {
 			t.Errorf("a refusal after the request was applied: %+v", res)
 		}
@@ -553,15 +579,19 @@ func randomSteps(r *rand.Rand, n int) []*command.Command {
 			if r.IntN(3) == 0 {
 				c.Reads = []command.Read{{Key: base.K("never", "")}}
 			}
-			if r.IntN(4) == 0 {
-				withRequest(c, byte(r.IntN(20)+1))
-			}
 		case 3:
 			c.Step.Kind, c.Step.At, c.Step.Shards = command.StepDecide, at, []base.ShardID{0, 1}
+			c.Writes = []base.Write{put(key(), fmt.Sprint(i))}
+			if r.IntN(2) == 0 {
+				withRequest(c, byte(r.IntN(20)+1))
+			}
 		case 4:
 			c.Step.Kind, c.Step.At = command.StepCommit, at
 		case 5:
-			c.Step.Kind = []command.StepKind{command.StepAbort, command.StepForget}[r.IntN(2)]
+			c.Step.Kind = command.StepAbort
+			if r.IntN(2) == 0 {
+				c = forgetCmd(stamp, txn)
+			}
 		case 6:
 			c.Step.Kind = command.StepExpire
 		case 7:

@@ -21,8 +21,9 @@ type Judge interface {
 	// Outcome returns what the anchor of a transaction has decided; nil if it has
 	// not, or not yet, or if that was forgotten because all shards have followed.
 	Outcome(ctx context.Context, sn *storage.Snapshot, by command.Holder) (*kvfsm.Decided, error)
-	// Holds reports whether a shard, as it is by now, still holds a transaction.
-	Holds(ctx context.Context, shard base.ShardID, txn base.RequestID) (bool, error)
+	// Holds reports whether a shard, as it is by now, still holds all of the
+	// transactions.
+	Holds(ctx context.Context, shard base.ShardID, txns []base.RequestID) (bool, error)
 }
 
 // Eve is what has to be known of a shard from before a view of it is taken.
@@ -46,6 +47,9 @@ type View struct {
 	// applied, and forgotten since its shards had followed, while this one lagged
 	// behind in the view. What was read may be too old then.
 	Doubtful bool
+	// Removing says that something was read as absent since a transaction has removed
+	// it, which the mark of its shard does not tell yet.
+	Removing bool
 }
 
 type fateKey struct {
@@ -82,16 +86,15 @@ func (v *View) SetNow(now uint64) { v.now = now }
 // Get reads one key; version 0 if it is absent or has expired.
 func (v *View) Get(ctx context.Context, shard base.ShardID, key base.Key) (base.Item, error) {
 	for _, t := range v.held[shard] {
-		for i := range t.Writes {
-			if w := &t.Writes[i]; w.Key == key && w.Kind != base.WriteCheck {
-				at, err := v.decidedAt(ctx, shard, t)
-				if err != nil {
-					return base.Item{Key: key}, err
-				}
-				if at != 0 {
-					return v.after(w, at), nil
-				}
-			}
+		w := t.WriteOf(key)
+		if w == nil {
+			continue
+		}
+		if err := v.find(ctx, shard, t); err != nil {
+			return base.Item{Key: key}, err
+		}
+		if at := v.fates[fateKey{shard, t.Txn}]; at != 0 {
+			return v.after(w, at), nil
 		}
 	}
 	rec, err := v.snap.Get(shard, key)
@@ -127,34 +130,40 @@ func (v *View) Scan(ctx context.Context, shards []base.ShardID, r base.Range, ro
 	}
 }
 
-// Settle finds out about all that is held in a range. Without an error, and unless the
-// view is doubtful then, reads of the range fail for storage alone.
-func (v *View) Settle(ctx context.Context, shards []base.ShardID, r base.Range) error {
-	_, err := v.decidedIn(ctx, shards, r, base.ReadOptions{KeysOnly: true})
-	return err
+// Settle finds out about all transactions that are held and meet a condition. Without an
+// error, and unless the view is doubtful then, reads of what they write do not ask.
+func (v *View) Settle(ctx context.Context, shards []base.ShardID, which func(kvfsm.Held) bool) error {
+	for _, id := range shards {
+		if err := v.find(ctx, id, slices.DeleteFunc(slices.Clone(v.held[id]), func(t kvfsm.Held) bool { return !which(t) })...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // decidedIn returns what decided transactions are about to write in a range, in the
 // order of the scan; version 0 = deleted.
 func (v *View) decidedIn(ctx context.Context, shards []base.ShardID, r base.Range, ro base.ReadOptions) ([]base.Item, error) {
+	if err := v.Settle(ctx, shards, func(t kvfsm.Held) bool { return t.WritesIn(r) }); err != nil {
+		return nil, err
+	}
 	var items []base.Item
 	for _, id := range shards {
 		for _, t := range v.held[id] {
-			if !t.WritesIn(r) {
+			at := v.fates[fateKey{id, t.Txn}]
+			if at == 0 {
 				continue
 			}
-			at, err := v.decidedAt(ctx, id, t)
-			if err != nil {
-				return nil, err
-			}
 			for i := range t.Writes {
-				if w := &t.Writes[i]; at != 0 && w.Kind != base.WriteCheck && r.Contains(w.Key) {
-					it := v.after(w, at)
-					if ro.KeysOnly {
-						it.Value = nil
-					}
-					items = append(items, it)
+				w := &t.Writes[i]
+				if w.Kind == base.WriteCheck || !r.Contains(w.Key) {
+					continue
 				}
+				it := v.after(w, at)
+				if ro.KeysOnly {
+					it.Value = nil
+				}
+				items = append(items, it)
 			}
 		}
 	}
@@ -167,42 +176,52 @@ func (v *View) decidedIn(ctx context.Context, shards []base.ShardID, r base.Rang
 	return items, nil
 }
 
-// decidedAt returns the version of a transaction that is prepared in the view and was
-// decided; 0 if there is none.
-func (v *View) decidedAt(ctx context.Context, shard base.ShardID, t kvfsm.Held) (base.Version, error) {
-	key := fateKey{shard, t.Txn}
-	if at, known := v.fates[key]; known {
-		return at, nil
-	}
-	prepared, err := kvfsm.PreparedIn(v.snap, shard, t.Txn)
-	if err != nil {
-		return 0, err
-	}
-	at := base.Version(0)
-	if prepared { // else the shard has followed in the view
+// find finds out whether transactions that a shard held have been decided.
+func (v *View) find(ctx context.Context, shard base.ShardID, held ...kvfsm.Held) error {
+	var open []base.RequestID
+	for _, t := range held {
+		key := fateKey{shard, t.Txn}
+		if _, known := v.fates[key]; known {
+			continue
+		}
+		prepared, err := kvfsm.PreparedIn(v.snap, shard, t.Txn)
+		if err != nil {
+			return err
+		}
+		if !prepared { // the shard has followed in the view
+			v.fates[key] = 0
+			continue
+		}
 		d, err := v.judge.Outcome(ctx, v.snap, t.Holder)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if d != nil {
-			at = d.At
+			v.fates[key] = d.At
 		} else {
-			// It is forgotten only after every shard has applied it: so it was not, if
-			// this one still holds it.
-			holds, err := v.judge.Holds(ctx, shard, t.Txn)
-			if err != nil {
-				return 0, err
-			}
-			v.Doubtful = v.Doubtful || !holds
+			open = append(open, t.Txn)
 		}
 	}
-	v.fates[key] = at
-	return at, nil
+	if len(open) == 0 {
+		return nil
+	}
+	// A decision is forgotten only after every shard has followed: so it was not, if
+	// this one still holds the transaction.
+	holds, err := v.judge.Holds(ctx, shard, open)
+	if err != nil {
+		return err
+	}
+	v.Doubtful = v.Doubtful || !holds
+	for _, txn := range open {
+		v.fates[fateKey{shard, txn}] = 0
+	}
+	return nil
 }
 
 // after returns what a write of a decided transaction leaves.
 func (v *View) after(w *base.Write, at base.Version) base.Item {
 	it := base.Item{Key: w.Key}
+	v.Removing = v.Removing || w.Kind == base.WriteDelete
 	expires := command.ExpiresAt(at, w.TTL)
 	if w.Kind == base.WritePut && (expires == 0 || expires > v.now) {
 		it.Version, it.Value = at, slices.Clone(w.Value)
