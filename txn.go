@@ -101,6 +101,10 @@ func (c *Cache) View(ctx context.Context, fn func(tx *Tx) error, opts ...TxOptio
 // serializable. The version returned is that of its writes, 0 if there were
 // none. An error of fn is returned as it is, and nothing is applied.
 //
+// In a cluster fn may see values that are not the newest, or of different
+// moments: then it runs again, and what it returned does not count. A panic of
+// fn passes through whatever it saw.
+//
 // [WithRequestID] and [MaxAttempts] may be given. With an id that was applied
 // before, the first outcome is returned; fn may run but has no effect.
 func (c *Cache) Update(ctx context.Context, fn func(tx *Tx) error, opts ...TxOption) (Version, error) {
