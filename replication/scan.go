@@ -57,18 +57,28 @@ func (v *view) settle(ctx context.Context) error {
 	return nil
 }
 
+// isAway reports whether another node has to be asked for a shard.
+func (v *view) isAway(id base.ShardID) bool { return slices.Contains(v.away, id) }
+
 // get reads one key; version 0 if it is absent or has expired.
 func (v *view) get(ctx context.Context, key base.Key) (base.Item, error) {
-	return v.getFrom(ctx, v.h.shardOf(key), key)
+	id := v.h.shardOf(key)
+	if !v.isAway(id) {
+		return v.Get(ctx, id, key)
+	}
+	it, mark, err := v.h.getAway(ctx, id, key, base.ReadOptions{})
+	if err == nil {
+		v.marks.Note(ask.Mark{Shard: id, Removed: mark})
+	}
+	return it, err
 }
 
-func (v *view) getFrom(ctx context.Context, id base.ShardID, key base.Key) (base.Item, error) {
-	if slices.Contains(v.away, id) {
-		it, mark, err := v.h.getAway(ctx, id, key, base.ReadOptions{})
-		v.marks.Note(ask.Mark{Shard: id, Removed: mark})
-		return it, err
+// getAway reads the keys at the given positions, which other nodes are asked for.
+func (v *view) getAway(ctx context.Context, keys []base.Key, at []int, items []base.Item) error {
+	if !v.h.far.Any() {
+		return errNoReplica(v.h.shardOf(keys[at[0]]))
 	}
-	return v.Get(ctx, id, key)
+	return v.h.far.MultiGet(ctx, keys, at, items, base.ReadOptions{}, v.h.shardOf, &v.marks)
 }
 
 // Scan returns the items of a range in order. It reads one snapshot, taken

@@ -128,10 +128,32 @@ func (tx *Tx) Get(key base.Key) (base.Item, error) {
 
 // MultiGet reads keys; a missing one gives an Item of version 0.
 func (tx *Tx) MultiGet(keys []base.Key) ([]base.Item, error) {
+	if err := tx.usable(); err != nil {
+		return nil, err
+	}
 	items := make([]base.Item, len(keys))
+	var away []int // where keys are that another node is asked for
 	for i, key := range keys {
+		if err := key.Validate(); err != nil {
+			return nil, err
+		}
+		if _, ours := tx.written[key]; !ours && tx.view.isAway(tx.h.shardOf(key)) {
+			away = append(away, i)
+			continue
+		}
 		var err error
 		if items[i], err = tx.lookup(key); err != nil {
+			return nil, err
+		}
+	}
+	if len(away) == 0 {
+		return items, nil
+	}
+	if err := tx.view.getAway(tx.ctx, keys, away, items); err != nil {
+		return nil, err
+	}
+	for _, i := range away {
+		if err := tx.remember(keys[i], items[i].Version); err != nil {
 			return nil, err
 		}
 	}

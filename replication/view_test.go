@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/testkit"
+	"github.com/distributedcache/cache/replication/internal/ask"
 	"github.com/distributedcache/cache/replication/internal/command"
 )
 
@@ -189,4 +191,46 @@ func TestViewDistrustsRemovalsOnTheirWay(t *testing.T) {
 	}
 	b.step(1, command.StatusApplied, command.StepForget)
 	b.drained()
+}
+
+// A transaction asks each other node once for the keys of a MultiGet, and notices what
+// has changed there since.
+func TestAMultiGetAsksEachNodeOnce(t *testing.T) {
+	c := onThree(t, 4)
+	h, ctx := c.hostOf(3), testkit.Context(t)
+	var keys []base.Key
+	for i := range 40 {
+		keys = append(keys, base.K(fmt.Sprint("key-", i), ""))
+		if i > 0 { // the first stays absent
+			mustWrite(t, ctx, h, base.Write{Key: keys[i], Value: []byte("v")})
+		}
+	}
+	var gets atomic.Int32
+	c.onAsk(3, func(q *ask.Request, err error) error {
+		if q.Kind == ask.Get {
+			gets.Add(1)
+		}
+		return err
+	})
+	for _, change := range []bool{false, true} {
+		tx, err := h.newTx(ctx, base.DefaultLimits(), true, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gets.Store(0)
+		items, err := tx.MultiGet(keys)
+		if err != nil || items[0].Exists() || string(items[39].Value) != "v" {
+			t.Fatal(items, err)
+		}
+		if n := gets.Load(); n < 1 || n > 3 {
+			t.Errorf("%d requests", n)
+		}
+		if change {
+			mustWrite(t, ctx, h, base.Write{Kind: base.WriteDelete, Key: keys[39]})
+		}
+		if again, err := tx.conclude(nil); err != nil || again != change {
+			t.Errorf("changed %v: again %v, %v", change, again, err)
+		}
+		tx.close()
+	}
 }

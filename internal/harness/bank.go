@@ -154,7 +154,11 @@ func (b *Bank) serve(ctx context.Context, rng *rand.Rand, kind int) {
 
 // call calls fn with some node, within the timeout.
 func (b *Bank) call(ctx context.Context, rng *rand.Rand, fn func(context.Context, *node.Node) error) error {
-	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
+	return b.callWithin(ctx, b.Timeout, rng, fn)
+}
+
+func (b *Bank) callWithin(ctx context.Context, patience time.Duration, rng *rand.Rand, fn func(context.Context, *node.Node) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return b.Cluster.on(rng.IntN(b.Cluster.Nodes()), func(n *node.Node) error { return fn(ctx, n) })
 }
@@ -316,11 +320,14 @@ func (b *Bank) lookUp(ctx context.Context, rng *rand.Rand, t *transfer) {
 	}
 }
 
+// auditPatience is how many times longer than a transfer a sum of all accounts may take.
+const auditPatience = 3
+
 // audit sums all accounts, one by one or by a scan.
 func (b *Bank) audit(ctx context.Context, rng *rand.Rand, scan bool) {
 	var total, found int
 	var version base.Version
-	err := b.call(ctx, rng, func(ctx context.Context, n *node.Node) error {
+	err := b.callWithin(ctx, auditPatience*b.Timeout, rng, func(ctx context.Context, n *node.Node) error {
 		return n.View(ctx, func(tx *node.Tx) (err error) {
 			total, found, version, err = b.sum(tx, scan)
 			return err

@@ -42,7 +42,7 @@ func bankRound(t *testing.T, elastic bool) {
 	if err := c.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
-	accounts, tellers := 1000, 24
+	accounts, tellers := 1000, 96
 	if testing.Short() { // under the race detector, nobody could sum up so many
 		accounts, tellers = 100, 12
 	}

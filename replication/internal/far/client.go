@@ -124,8 +124,9 @@ func (f Client) Get(ctx context.Context, shard base.ShardID, key base.Key, ro ba
 }
 
 // MultiGet reads the keys at the given positions, which lie on the shards that
-// shardOf says, into items. Keys of one leader travel together.
-func (f Client) MultiGet(ctx context.Context, keys []base.Key, at []int, items []base.Item, ro base.ReadOptions, shardOf func(base.Key) base.ShardID) error {
+// shardOf says, into items, and notes the marks of these shards from before. Keys of one
+// leader travel together.
+func (f Client) MultiGet(ctx context.Context, keys []base.Key, at []int, items []base.Item, ro base.ReadOptions, shardOf func(base.Key) base.ShardID, marks *Marks) error {
 	byNode := map[string][]int{}
 	for _, i := range at {
 		node := f.remote.Leader(shardOf(keys[i]))
@@ -134,10 +135,10 @@ func (f Client) MultiGet(ctx context.Context, keys []base.Key, at []int, items [
 	var all errgroup.Group
 	for node, at := range byNode {
 		all.Go(func() error {
-			if node != "" && f.getFrom(ctx, node, keys, at, items, ro) == nil {
+			if node != "" && f.getFrom(ctx, node, keys, at, items, ro, marks) == nil {
 				return nil
 			}
-			return f.getEach(ctx, keys, at, items, ro, shardOf)
+			return f.getEach(ctx, keys, at, items, ro, shardOf, marks)
 		})
 	}
 	return all.Wait()
@@ -149,7 +150,7 @@ func (f Client) MultiGet(ctx context.Context, keys []base.Key, at []int, items [
 const groupPatience = 3 * time.Second
 
 // getFrom reads keys that one node leads the shards of.
-func (f Client) getFrom(ctx context.Context, node string, keys []base.Key, at []int, items []base.Item, ro base.ReadOptions) error {
+func (f Client) getFrom(ctx context.Context, node string, keys []base.Key, at []int, items []base.Item, ro base.ReadOptions, marks *Marks) error {
 	ctx, cancel := context.WithTimeout(ctx, groupPatience)
 	defer cancel()
 	q := ask.Request{Kind: ask.Get, Read: ro}
@@ -167,6 +168,9 @@ func (f Client) getFrom(ctx context.Context, node string, keys []base.Key, at []
 	if len(page.Items) != len(at) {
 		return fmt.Errorf("%w: answer of %d items to a question for %d", base.ErrUnavailable, len(page.Items), len(at))
 	}
+	for _, mark := range page.Marks {
+		marks.Note(mark)
+	}
 	for n, i := range at {
 		items[i] = page.Items[n]
 	}
@@ -177,12 +181,16 @@ func (f Client) getFrom(ctx context.Context, node string, keys []base.Key, at []
 const maxFarReads = 32
 
 // getEach reads keys one by one, wherever their shards are led by now.
-func (f Client) getEach(ctx context.Context, keys []base.Key, at []int, items []base.Item, ro base.ReadOptions, shardOf func(base.Key) base.ShardID) error {
+func (f Client) getEach(ctx context.Context, keys []base.Key, at []int, items []base.Item, ro base.ReadOptions, shardOf func(base.Key) base.ShardID, marks *Marks) error {
 	var all errgroup.Group
 	all.SetLimit(maxFarReads)
 	for _, i := range at {
-		all.Go(func() (err error) {
-			items[i], _, err = f.Get(ctx, shardOf(keys[i]), keys[i], ro)
+		all.Go(func() error {
+			it, removed, err := f.Get(ctx, shardOf(keys[i]), keys[i], ro)
+			if err == nil {
+				marks.Note(ask.Mark{Shard: shardOf(keys[i]), Removed: removed})
+				items[i] = it
+			}
 			return err
 		})
 	}
