@@ -8,6 +8,7 @@ FUZZ_BUDGET ?= 240
 FUZZ_MOST   ?= 15
 FUZZ_ONLY   ?= .
 SOAK_HOURS  ?= 8
+SOAK_SEED   ?=
 RAFTBENCH_FOR ?= 3s
 RAFTBENCH_ONLY ?=
 MEASURE_BYTES ?= 1073741824
@@ -46,8 +47,8 @@ raftbench: ## three processes with replicated shards; RAFTBENCH_FOR=3s RAFTBENCH
 	$(GO) test ./replication -run '^TestRaftBench$$' -v -timeout 30m -raftbench -raftbenchfor $(RAFTBENCH_FOR) -raftbenchonly '$(RAFTBENCH_ONLY)'
 	$(GO) test ./internal/harness -run '^TestMeasureCluster$$' -v -timeout 30m -measure -measurebytes $(MEASURE_BYTES)
 
-soak: ## random tests with new seeds and fuzzing for SOAK_HOURS=8
-	.ci/soak $(SOAK_HOURS)
+soak: ## clusters under faults for SOAK_HOURS=8, with seeds from SOAK_SEED=n on; totals at the end
+	.ci/soak $(SOAK_HOURS) $(SOAK_SEED)
 
 ci: ## what every change has to pass
 	.ci/run
@@ -57,4 +58,4 @@ cover: ## test coverage by package and function, into coverage.out
 	$(GO) tool cover -func coverage.out | tail -1
 
 clean: ## remove what the targets leave behind
-	rm -rf bin coverage.out soak-*.out
+	rm -rf bin coverage.out soak-*
