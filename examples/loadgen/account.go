@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/distributedcache/cache"
@@ -79,6 +80,17 @@ func readBooks(ctx context.Context, store cache.Store) (sum books, err error) {
 		return nil
 	})
 	return sum, err
+}
+
+var errWrongSum = errors.New("money has come or gone")
+
+// checkSum adds up all accounts, and fails if money has come or gone.
+func checkSum(ctx context.Context, store cache.Store, accounts int) error {
+	sum, err := readBooks(ctx, store)
+	if err == nil && (sum.Accounts != accounts || sum.Balance != int64(accounts)*openingBalance) {
+		err = fmt.Errorf("%w: %d accounts have %d together; want %d with %d", errWrongSum, sum.Accounts, sum.Balance, accounts, int64(accounts)*openingBalance)
+	}
+	return err
 }
 
 // audit is what became of the money of one repeat.

@@ -177,6 +177,8 @@ func (c *client) call(ctx context.Context, o operation) (err error) {
 		}
 	case opTransfer:
 		err = move(ctx, c.store, c.key, c.other, c.amount)
+	case opSum:
+		err = checkSum(ctx, c.store, c.work.Accounts)
 	}
 	return err
 }

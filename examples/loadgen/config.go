@@ -63,14 +63,14 @@ func (c *config) bind(fs *flag.FlagSet) {
 
 	_ = w.Mix.Set("get=80,put=20")
 	fs.Var(&w.Mix, "mix", "`what` is done, with weights; operations: get, stale-get, put, cas, multiget, multiget-primary, "+
-		"multiput, multiput-primary, scan, scan-primary, transfer")
+		"multiput, multiput-primary, scan, scan-primary, transfer, sum")
 	fs.IntVar(&w.Keys, "keys", 10_000, "`number` of keys")
 	fs.IntVar(&w.ValueBytes, "value-bytes", 256, "`size` of a value, of random bytes")
 	fs.StringVar(&w.Distribution, "dist", distUniform, "`which` keys: uniform, zipf or hotset")
 	fs.Float64Var(&w.Theta, "theta", 0.99, "`exponent` of zipf")
 	fs.Float64Var(&w.HotKeys, "hot-keys", 0.01, "which `part` of the keys is hot, with hotset")
 	fs.Float64Var(&w.HotOps, "hot-ops", 0.9, "which `part` of the operations goes to hot keys, with hotset")
-	fs.IntVar(&w.Accounts, "accounts", 1000, "`number` of accounts for transfers")
+	fs.IntVar(&w.Accounts, "accounts", 1000, "`number` of accounts for transfers and sums")
 
 	fs.IntVar(&w.Clients, "clients", defaultClients, fmt.Sprintf("`number` of calls at once from each calling node; with --rate %d by default", defaultOpenClients))
 	fs.Float64Var(&w.Rate, "rate", 0, "operations started in a `second` by all nodes together, whether or not earlier ones ended; 0: each client starts one when its last has ended")

@@ -8,6 +8,9 @@ import (
 	"github.com/distributedcache/cache"
 )
 
+// wrongSum is the kind of error that must not be.
+const wrongSum = "wrong_sum"
+
 // kindOf returns the name under which an error is counted.
 func kindOf(err error) string {
 	for _, kind := range []struct {
@@ -27,6 +30,7 @@ func kindOf(err error) string {
 		{cache.ErrCorrupt, "corrupt"},
 		{cache.ErrInvalid, "invalid"},
 		{cache.ErrUnavailable, "unavailable"},
+		{errWrongSum, wrongSum},
 		{context.DeadlineExceeded, "timeout"},
 		{context.Canceled, "canceled"},
 	} {

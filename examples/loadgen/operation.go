@@ -25,6 +25,7 @@ const (
 	opScan                             // read scanSize keys in order, across primaries
 	opScanPrimary                      // the same inside one primary
 	opTransfer                         // read two accounts on different shards and write both
+	opSum                              // add up all accounts as they are at one moment
 	operations                         // how many there are
 )
 
@@ -37,7 +38,7 @@ const (
 func names() [operations]string {
 	return [operations]string{
 		"get", "stale-get", "put", "cas", "multiget", "multiget-primary", "multiput", "multiput-primary",
-		"scan", "scan-primary", "transfer",
+		"scan", "scan-primary", "transfer", "sum",
 	}
 }
 

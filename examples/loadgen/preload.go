@@ -42,7 +42,7 @@ func (t *target) preload(ctx context.Context, s share) error {
 			return cache.PutOp(rowOf(i/rowsPerPrimary, i%rowsPerPrimary), c.newValue())
 		}})
 	}
-	if t.work.Mix.has(opTransfer) {
+	if t.work.Mix.has(opTransfer, opSum) {
 		sets = append(sets, dataSet{t.work.Accounts, func(i int) cache.Op {
 			return cache.PutOp(accountOf(i), account{balance: openingBalance}.encode())
 		}})

@@ -71,7 +71,7 @@ func doRepeat(ctx context.Context, c *config, dir string, held *quotas) (r repea
 	r.account(used)
 	r.IdleCPUs = idle
 	r.Leaders, r.LeadersEven, r.OpenSeconds = leaders, even, opened.Seconds()
-	if c.Work.Mix.has(opTransfer) {
+	if c.Work.Mix.has(opTransfer, opSum) {
 		err = f.audit(ctx, &r, c, sum)
 	}
 	return r, err
@@ -134,6 +134,7 @@ func (f *fleet) audit(ctx context.Context, r *repeat, c *config, sum tally) erro
 		got, err := f.peers[0].books(ctx)
 		if err == nil {
 			r.Transfers = judge(got, c.Work.Accounts, sum.Confirmed, sum.Unknown)
+			r.Transfers.AddsUp = r.Transfers.AddsUp && sum.of(opSum).Errors[wrongSum] == 0
 			return nil
 		}
 		last = err
