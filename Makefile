@@ -7,6 +7,7 @@ BENCH_ONLY  ?=
 FUZZ_BUDGET ?= 240
 FUZZ_MOST   ?= 15
 FUZZ_ONLY   ?= .
+PERF_PARTS  ?=
 SOAK_HOURS  ?= 8
 SOAK_SEED   ?=
 RAFTBENCH_FOR ?= 3s
@@ -14,7 +15,7 @@ RAFTBENCH_ONLY ?=
 MEASURE_BYTES ?= 1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race invariants lint fuzz bench campaign raftbench soak ci cover clean
+.PHONY: help build test race invariants lint fuzz bench campaign raftbench performance soak ci cover clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +47,9 @@ campaign: ## clusters under faults, in one process and in three
 raftbench: ## three processes with replicated shards; RAFTBENCH_FOR=3s RAFTBENCH_ONLY=regexp MEASURE_BYTES=n
 	$(GO) test ./replication -run '^TestRaftBench$$' -v -timeout 30m -raftbench -raftbenchfor $(RAFTBENCH_FOR) -raftbenchonly '$(RAFTBENCH_ONLY)'
 	$(GO) test ./internal/harness -run '^TestMeasureCluster$$' -v -timeout 30m -measure -measurebytes $(MEASURE_BYTES)
+
+performance: ## what docs/performance.md quotes; PERF_PARTS='solo raft cluster transactions scale'
+	.ci/performance $(PERF_PARTS)
 
 soak: ## clusters under faults for SOAK_HOURS=8, with seeds from SOAK_SEED=n on; totals at the end
 	.ci/soak $(SOAK_HOURS) $(SOAK_SEED)

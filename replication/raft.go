@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -50,7 +51,7 @@ type RaftConfig struct {
 	Remote Remote
 	// Tick is the unit of raft's clock. A leader that is silent for ElectionTicks
 	// is replaced; it says something every HeartbeatTicks.
-	Tick           time.Duration // 0 = 20 ms
+	Tick           time.Duration // 0 = 30 ms, and then ElectionTicks is 10
 	ElectionTicks  int           // 0 = 15
 	HeartbeatTicks int           // 0 = 2
 	// SnapshotEntries is after how many entries a shard forgets its log, but for
@@ -77,12 +78,10 @@ func (c RaftConfig) withDefaults() RaftConfig {
 	if c.FS == nil {
 		c.FS = storage.OSFS()
 	}
-	if c.Tick == 0 {
-		c.Tick = 20 * time.Millisecond
+	if c.Tick == 0 { // each tick of each shard costs, so they are as few as elections allow
+		c.Tick, c.ElectionTicks = 30*time.Millisecond, cmp.Or(c.ElectionTicks, 10)
 	}
-	if c.ElectionTicks == 0 {
-		c.ElectionTicks = 15
-	}
+	c.ElectionTicks = cmp.Or(c.ElectionTicks, 15)
 	if c.HeartbeatTicks == 0 {
 		c.HeartbeatTicks = 2
 	}
@@ -97,6 +96,10 @@ func (c RaftConfig) withDefaults() RaftConfig {
 	}
 	return c
 }
+
+// beat is what other waits are counted in: a fifteenth of what an election takes to
+// begin.
+func (c RaftConfig) beat() time.Duration { return c.Tick * time.Duration(c.ElectionTicks) / 15 }
 
 // validate reports what OpenRaft cannot work with.
 func (c RaftConfig) validate() error {
@@ -208,7 +211,7 @@ func (n *raftNode) newLog(cfg Config, h *Host) *raftlog {
 		session: newSession(), opened: time.Now(), stop: make(chan struct{}), nodeOf: n.nodeOf,
 		resolving: make(chan struct{}, maxResolving), forgetter: forgetter{hurry: make(chan struct{})},
 		admission: inflight.New(cfg.MaxInFlight),
-		tick:      n.cfg.Tick, look: 2 * n.cfg.Tick, attempt: 25 * n.cfg.Tick, maxAttempt: 250 * n.cfg.Tick, giveUp: n.cfg.GiveUp,
+		tick:      n.cfg.beat(), look: 2 * n.cfg.beat(), attempt: 25 * n.cfg.beat(), maxAttempt: 250 * n.cfg.beat(), giveUp: n.cfg.GiveUp,
 	}
 	l.ending, l.end = context.WithCancel(context.Background())
 	for _, g := range h.groups {

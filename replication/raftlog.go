@@ -31,7 +31,7 @@ type raftlog struct {
 	session uint64 // names this log since it was opened
 	opened  time.Time
 
-	tick       time.Duration // of raft's clock
+	tick       time.Duration // see RaftConfig.beat
 	look       time.Duration // how often a waiting proposal looks at the leader
 	attempt    time.Duration // patience with the first attempt
 	maxAttempt time.Duration

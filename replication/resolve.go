@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/distributedcache/cache/internal/base"
@@ -79,13 +80,17 @@ func (v *view) Outcome(ctx context.Context, sn *storage.Snapshot, by command.Hol
 }
 
 // Holds implements near.Judge.
-func (v *view) Holds(ctx context.Context, id base.ShardID, txns []base.RequestID) (bool, error) {
-	g := v.h.group(id)
+func (v *view) Holds(ctx context.Context, txns map[base.ShardID][]base.RequestID) (bool, error) {
 	if !v.lax {
-		if err := v.h.arrive(ctx, g.self[:], v.ro); err != nil {
+		if err := v.h.arrive(ctx, slices.Collect(maps.Keys(txns)), v.ro); err != nil {
 			return false, err
 		}
 	}
-	own := g.replica.Load()
-	return own != nil && !slices.ContainsFunc(txns, func(txn base.RequestID) bool { return !own.machine.Holds(txn) }), nil
+	for id, txns := range txns {
+		own := v.h.group(id).replica.Load()
+		if own == nil || slices.ContainsFunc(txns, func(txn base.RequestID) bool { return !own.machine.Holds(txn) }) {
+			return false, nil
+		}
+	}
+	return true, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/distributedcache/cache/replication/internal/ask"
 	"github.com/distributedcache/cache/replication/internal/command"
 	"github.com/distributedcache/cache/replication/internal/inflight"
+	"github.com/distributedcache/cache/replication/internal/kvfsm"
 	"github.com/distributedcache/cache/replication/internal/latch"
 )
 
@@ -139,6 +140,12 @@ func (tx *Tx) unchangedHere(parts []command.Part) (bool, error) {
 	}
 	defer v.Close()
 	v.SetNow(tx.view.Now()) // what had not expired for the transaction has not now
+	read := func(t kvfsm.Held) bool {
+		return slices.ContainsFunc(parts, func(p command.Part) bool { return t.Affects(&p.Command) })
+	}
+	if err := v.Settle(tx.ctx, v.here.shards, read); err != nil {
+		return false, err
+	}
 	for i := range parts {
 		if slices.Contains(v.away, parts[i].Shard) {
 			return false, nil // a replica has left meanwhile: read again

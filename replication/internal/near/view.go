@@ -21,9 +21,9 @@ type Judge interface {
 	// Outcome returns what the anchor of a transaction has decided; nil if it has
 	// not, or not yet, or if that was forgotten because all shards have followed.
 	Outcome(ctx context.Context, sn *storage.Snapshot, by command.Holder) (*kvfsm.Decided, error)
-	// Holds reports whether a shard, as it is by now, still holds all of the
+	// Holds reports whether the shards, as they are by now, still hold all of the
 	// transactions.
-	Holds(ctx context.Context, shard base.ShardID, txns []base.RequestID) (bool, error)
+	Holds(ctx context.Context, txns map[base.ShardID][]base.RequestID) (bool, error)
 }
 
 // Eve is what has to be known of a shard from before a view of it is taken.
@@ -90,7 +90,7 @@ func (v *View) Get(ctx context.Context, shard base.ShardID, key base.Key) (base.
 		if w == nil {
 			continue
 		}
-		if err := v.find(ctx, shard, t); err != nil {
+		if err := v.Settle(ctx, []base.ShardID{shard}, func(o kvfsm.Held) bool { return o.Txn == t.Txn }); err != nil {
 			return base.Item{Key: key}, err
 		}
 		if at := v.fates[fateKey{shard, t.Txn}]; at != 0 {
@@ -133,12 +133,60 @@ func (v *View) Scan(ctx context.Context, shards []base.ShardID, r base.Range, ro
 // Settle finds out about all transactions that are held and meet a condition. Without an
 // error, and unless the view is doubtful then, reads of what they write do not ask.
 func (v *View) Settle(ctx context.Context, shards []base.ShardID, which func(kvfsm.Held) bool) error {
+	var open map[base.ShardID][]base.RequestID
 	for _, id := range shards {
-		if err := v.find(ctx, id, slices.DeleteFunc(slices.Clone(v.held[id]), func(t kvfsm.Held) bool { return !which(t) })...); err != nil {
-			return err
+		for _, t := range v.held[id] {
+			if _, known := v.fates[fateKey{id, t.Txn}]; known || !which(t) {
+				continue
+			}
+			decided, err := v.find(ctx, id, t)
+			if err != nil {
+				return err
+			}
+			if !decided {
+				if open == nil {
+					open = make(map[base.ShardID][]base.RequestID)
+				}
+				open[id] = append(open[id], t.Txn)
+			}
+		}
+	}
+	if open == nil {
+		return nil
+	}
+	// A decision is forgotten only after every shard has followed: so it was not, if
+	// these still hold the transactions.
+	holds, err := v.judge.Holds(ctx, open)
+	if err != nil {
+		return err
+	}
+	v.Doubtful = v.Doubtful || !holds
+	for id, txns := range open {
+		for _, txn := range txns {
+			v.fates[fateKey{id, txn}] = 0
 		}
 	}
 	return nil
+}
+
+// find notes what is known of a transaction that a shard held. It is false if it looks
+// undecided.
+func (v *View) find(ctx context.Context, shard base.ShardID, t kvfsm.Held) (known bool, err error) {
+	key := fateKey{shard, t.Txn}
+	prepared, err := kvfsm.PreparedIn(v.snap, shard, t.Txn)
+	if err != nil {
+		return false, err
+	}
+	if !prepared { // the shard has followed in the view
+		v.fates[key] = 0
+		return true, nil
+	}
+	d, err := v.judge.Outcome(ctx, v.snap, t.Holder)
+	if err != nil || d == nil {
+		return false, err
+	}
+	v.fates[key] = d.At
+	return true, nil
 }
 
 // decidedIn returns what decided transactions are about to write in a range, in the
@@ -174,48 +222,6 @@ func (v *View) decidedIn(ctx context.Context, shards []base.ShardID, r base.Rang
 		return a.Key.Compare(b.Key)
 	})
 	return items, nil
-}
-
-// find finds out whether transactions that a shard held have been decided.
-func (v *View) find(ctx context.Context, shard base.ShardID, held ...kvfsm.Held) error {
-	var open []base.RequestID
-	for _, t := range held {
-		key := fateKey{shard, t.Txn}
-		if _, known := v.fates[key]; known {
-			continue
-		}
-		prepared, err := kvfsm.PreparedIn(v.snap, shard, t.Txn)
-		if err != nil {
-			return err
-		}
-		if !prepared { // the shard has followed in the view
-			v.fates[key] = 0
-			continue
-		}
-		d, err := v.judge.Outcome(ctx, v.snap, t.Holder)
-		if err != nil {
-			return err
-		}
-		if d != nil {
-			v.fates[key] = d.At
-		} else {
-			open = append(open, t.Txn)
-		}
-	}
-	if len(open) == 0 {
-		return nil
-	}
-	// A decision is forgotten only after every shard has followed: so it was not, if
-	// this one still holds the transaction.
-	holds, err := v.judge.Holds(ctx, shard, open)
-	if err != nil {
-		return err
-	}
-	v.Doubtful = v.Doubtful || !holds
-	for _, txn := range open {
-		v.fates[fateKey{shard, txn}] = 0
-	}
-	return nil
 }
 
 // after returns what a write of a decided transaction leaves.
