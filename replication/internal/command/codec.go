@@ -185,7 +185,7 @@ func Decode(buf []byte) (*Command, error) {
 		}
 	}
 	c.Writes = decodeWrites(r)
-	if n := len(c.Positions); n > 0 && n != len(c.Writes) {
+	if n := len(c.Positions); n != c.positions() {
 		r.Fail("%d positions of %d writes", n, len(c.Writes))
 	}
 	if r.Err() == nil && c.sections() != sections {
@@ -223,6 +223,14 @@ func decodeSweep(r *wire.Reader) (s Sweep) {
 	}
 	s.RequestsTo = r.Uvarint()
 	return s
+}
+
+// positions returns how many of them the command has to have.
+func (c *Command) positions() int {
+	if c.Request.IsZero() || c.Step.Kind != StepDecide && c.Step.Kind != StepRefuse {
+		return 0
+	}
+	return len(c.Writes)
 }
 
 // decodePositions reads places among so many versions.

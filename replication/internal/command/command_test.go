@@ -45,7 +45,7 @@ func samples() map[string]*Command {
 // step is a command for a transaction over several shards.
 func step() *Command {
 	return &Command{
-		Stamp: 1700000000000002,
+		Stamp: 1700000000000002, Request: base.RequestID{7, 7}, Digest: 5,
 		Step: Step{
 			Kind: StepDecide, Holder: Holder{Txn: base.RequestID{9, 8, 7}, Anchor: 29, Deadline: 1700000005000000},
 			At: 1700000000000001, Shards: []base.ShardID{3, 29, 200},
@@ -79,28 +79,22 @@ func TestGolden(t *testing.T) {
 
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
-	path := filepath.Join("testdata", name+".hex")
 	if *update {
-		if err := os.WriteFile(path, []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(goldenPath(name), []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := readHex(t, name)
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s: the bytes have changed; an encoding never does\n got %x\nwant %x", name, got, want)
 	}
 }
 
-// A decision about what the anchor had prepared is refused: nobody makes those any more.
-func TestRetiredStep(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join("testdata", "command_v1_retired.hex"))
+func goldenPath(name string) string { return filepath.Join("testdata", name+".hex") }
+
+func readHex(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(goldenPath(name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +102,38 @@ func TestRetiredStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Decode(buf); !errors.Is(err, base.ErrCorrupt) {
-		t.Errorf("decoded: %v", err)
+	return buf
+}
+
+// A decision about what the anchor had prepared is refused, by itself and in an entry:
+// nobody makes those any more.
+func TestRetiredStep(t *testing.T) {
+	for name, decode := range map[string]func([]byte) error{
+		"command_v1_retired": func(buf []byte) error { _, err := Decode(buf); return err },
+		"entry_v1_retired":   func(buf []byte) error { _, err := DecodeEntry(buf); return err },
+	} {
+		if err := decode(readHex(t, name)); !errors.Is(err, base.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What applying a decision relies on is refused before it gets into a log.
+func TestPositionsFitTheirWrites(t *testing.T) {
+	for name, spoil := range map[string]func(c *Command){
+		"no positions":            func(c *Command) { c.Positions = nil },
+		"too many":                func(c *Command) { c.Positions = []int{0, 1} },
+		"beyond the outcome":      func(c *Command) { c.Positions = []int{2} },
+		"without a request":       func(c *Command) { c.Request = base.RequestID{} },
+		"of a step that has none": func(c *Command) { c.Step.Kind = StepPrepare },
+		"of a command by itself":  func(c *Command) { c.Step = Step{} },
+		"none, and more writes":   func(c *Command) { c.Step.Kind, c.Positions = StepRefuse, nil },
+	} {
+		c := step()
+		spoil(c)
+		if _, err := Decode(c.Append(nil)); !errors.Is(err, base.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
