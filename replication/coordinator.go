@@ -172,8 +172,7 @@ func (c *coordination) run(ctx context.Context, then func(*coordination) error) 
 			return nil, nil
 		}
 		if err != nil {
-			var e *base.Error
-			if errors.As(err, &e) && e.Outcome == base.OutcomeNotApplied {
+			if notApplied(err) {
 				c.abortLater(ctx)
 			}
 			return nil, err // if it is unknown, those who meet the keys find out
@@ -307,23 +306,29 @@ func (c *coordination) follow(ctx context.Context) {
 // refuse ends a transaction of which a condition did not hold. The anchor tells which of
 // its own did not, if it has not, and remembers that for a request that may be repeated.
 func (c *coordination) refuse(ctx context.Context) error {
-	anchor := &c.txn.Parts[c.txn.Anchor].Result
-	if !c.txn.Request.IsZero() || anchor.Status != command.StatusMismatch {
+	anchor, request := &c.txn.Parts[c.txn.Anchor].Result, !c.txn.Request.IsZero()
+	var err error
+	if request || anchor.Status != command.StatusMismatch {
 		known := c.known(false)
 		known.Status = command.StatusMismatch
-		err := c.propose(ctx, c.txn.Anchor, command.Step{Kind: command.StepRefuse, Holder: c.holder, Outcome: known})
-		if c.abortLater(ctx); err != nil && !c.txn.Request.IsZero() { // whatever the anchor knows, this applied nothing
-			return inflight.NotApplied(fmt.Errorf("%w: the refusal could not be recorded: %v", base.ErrUnavailable, err))
-		}
-		if err == nil && c.over(anchor) { // another attempt at the request came first
-			c.txn.Result = *anchor
-			return nil
-		}
-	} else {
-		c.abortLater(ctx)
+		err = c.propose(ctx, c.txn.Anchor, command.Step{Kind: command.StepRefuse, Holder: c.holder, Outcome: known})
 	}
-	c.txn.Merge()
+	c.abortLater(ctx)
+	switch {
+	case err != nil && request: // whatever the anchor knows, this applied nothing
+		return inflight.NotApplied(fmt.Errorf("%w: the refusal could not be recorded: %v", base.ErrUnavailable, err))
+	case c.over(anchor): // another attempt at the request came first
+		c.txn.Result = *anchor
+	default:
+		c.txn.Merge()
+	}
 	return nil
+}
+
+// notApplied reports whether an error says that what was proposed is in no log.
+func notApplied(err error) bool {
+	var e *base.Error
+	return errors.As(err, &e) && e.Outcome == base.OutcomeNotApplied
 }
 
 // over reports whether the anchor says that the request was decided before.
@@ -341,8 +346,7 @@ func (c *coordination) prepare(ctx context.Context, but int) error {
 		}
 	}
 	err := all.Wait()
-	var e *base.Error
-	if errors.As(err, &e) && e.Outcome != base.OutcomeNotApplied {
+	if err != nil && !notApplied(err) {
 		// The part may be held, but that is undone or runs out.
 		err = inflight.NotApplied(fmt.Errorf("%w: not all shards answered: %v", base.ErrUnavailable, err))
 	}
@@ -362,8 +366,7 @@ func (c *coordination) propose(ctx context.Context, i int, step command.Step) er
 	}
 	err := c.log.proposeOne(ctx, one, true)
 	if err != nil {
-		var e *base.Error
-		if !errors.As(err, &e) || e.Outcome != base.OutcomeNotApplied {
+		if !notApplied(err) {
 			c.parts[i] = held
 		}
 		return err

@@ -352,7 +352,7 @@ func (h *Host) MultiGet(ctx context.Context, keys []base.Key, ro base.ReadOption
 			}
 		}
 		var both errgroup.Group
-		both.Go(func() error { return h.far.MultiGet(ctx, keys, others, items, ro, h.shardOf, new(far.Marks)) })
+		both.Go(func() error { return h.far.MultiGet(ctx, keys, others, items, ro, h.shardOf, nil) })
 		if len(mine) > 0 {
 			both.Go(func() error { return h.multiGetHere(ctx, here.shards, keys, mine, items, ro) })
 		}

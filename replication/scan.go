@@ -17,10 +17,9 @@ import (
 type view struct {
 	*near.View
 	h       *Host
-	here    nearby         // what has arrived where ro asks, and is shown as of one moment
-	eves    []near.Eve     // of these
+	here    nearby         // what has arrived where ro asks: anchors among it are not asked
 	away    []base.ShardID // those that other nodes have to be asked for
-	marks   far.Marks      // of these
+	marks   far.Marks      // of those
 	ro      base.ReadOptions
 	ordered base.Version // nothing that is read here is newer
 	// lax says that what it shows may be old: whoever reads it has it validated.
@@ -34,7 +33,7 @@ func (h *Host) newView(eves []near.Eve, here nearby, ro base.ReadOptions) (*view
 	}
 	ordered := h.log.Ordered() // after the snapshot, so that it bounds what that shows
 	now := max(base.VersionAt(h.cfg.Clock()), ordered)
-	v := &view{h: h, here: here, eves: eves, ro: ro, ordered: ordered}
+	v := &view{h: h, here: here, ro: ro, ordered: ordered}
 	v.View = near.NewView(snap, uint64(now), eves, v)
 	return v, nil
 }
@@ -57,15 +56,10 @@ func (v *view) settle(ctx context.Context) error {
 	return nil
 }
 
-// isAway reports whether another node has to be asked for a shard.
-func (v *view) isAway(id base.ShardID) bool { return slices.Contains(v.away, id) }
-
-// get reads one key; version 0 if it is absent or has expired.
-func (v *view) get(ctx context.Context, key base.Key) (base.Item, error) {
+// askFor reads one key that another node is asked for; version 0 if it is absent or has
+// expired.
+func (v *view) askFor(ctx context.Context, key base.Key) (base.Item, error) {
 	id := v.h.shardOf(key)
-	if !v.isAway(id) {
-		return v.Get(ctx, id, key)
-	}
 	it, mark, err := v.h.getAway(ctx, id, key, base.ReadOptions{})
 	if err == nil {
 		v.marks.Note(ask.Mark{Shard: id, Removed: mark})

@@ -87,16 +87,6 @@ func (h *Host) wholeView(ctx context.Context, lax bool) (*view, error) {
 	}
 }
 
-// markOf returns the mark that a shard had, which is read here, before the view.
-func (tx *Tx) markOf(id base.ShardID) base.Version {
-	for i := range tx.view.eves {
-		if tx.view.eves[i].Shard == id {
-			return tx.view.eves[i].Removed
-		}
-	}
-	return 0
-}
-
 func (tx *Tx) close() {
 	tx.done = true
 	tx.view.Close()
@@ -128,22 +118,15 @@ func (tx *Tx) Get(key base.Key) (base.Item, error) {
 
 // MultiGet reads keys; a missing one gives an Item of version 0.
 func (tx *Tx) MultiGet(keys []base.Key) ([]base.Item, error) {
-	if err := tx.usable(); err != nil {
-		return nil, err
-	}
 	items := make([]base.Item, len(keys))
 	var away []int // where keys are that another node is asked for
 	for i, key := range keys {
-		if err := key.Validate(); err != nil {
+		it, far, err := tx.lookupHere(key)
+		if err != nil {
 			return nil, err
 		}
-		if _, ours := tx.written[key]; !ours && tx.view.isAway(tx.h.shardOf(key)) {
+		if items[i] = it; far {
 			away = append(away, i)
-			continue
-		}
-		var err error
-		if items[i], err = tx.lookup(key); err != nil {
-			return nil, err
 		}
 	}
 	if len(away) == 0 {
@@ -161,20 +144,34 @@ func (tx *Tx) MultiGet(keys []base.Key) ([]base.Item, error) {
 }
 
 func (tx *Tx) lookup(key base.Key) (base.Item, error) {
-	if err := tx.usable(); err != nil {
-		return base.Item{Key: key}, err
+	it, far, err := tx.lookupHere(key)
+	if err != nil || !far {
+		return it, err
 	}
-	if err := key.Validate(); err != nil {
-		return base.Item{Key: key}, err
-	}
-	if i, ok := tx.written[key]; ok {
-		return tx.pendingItem(i), nil
-	}
-	it, err := tx.view.get(tx.ctx, key)
-	if err != nil {
+	if it, err = tx.view.askFor(tx.ctx, key); err != nil {
 		return base.Item{Key: key}, err
 	}
 	return it, tx.remember(key, it.Version)
+}
+
+// lookupHere is lookup without other nodes. far says that one has to be asked.
+func (tx *Tx) lookupHere(key base.Key) (it base.Item, far bool, err error) {
+	it = base.Item{Key: key}
+	if err := errors.Join(tx.usable(), key.Validate()); err != nil {
+		return it, false, err
+	}
+	if i, ok := tx.written[key]; ok {
+		return tx.pendingItem(i), false, nil
+	}
+	shard := tx.h.shardOf(key)
+	if slices.Contains(tx.view.away, shard) {
+		return it, true, nil
+	}
+	found, err := tx.view.Get(tx.ctx, shard, key)
+	if err != nil {
+		return it, false, err
+	}
+	return found, false, tx.remember(key, found.Version)
 }
 
 // pendingItem is what the transaction's own write will leave.
@@ -295,11 +292,6 @@ func (tx *Tx) ownItems(r base.Range, ro base.ReadOptions) []base.Item {
 			own = append(own, it)
 		}
 	}
-	slices.SortFunc(own, func(a, b base.Item) int {
-		if ro.Reverse {
-			a, b = b, a
-		}
-		return a.Key.Compare(b.Key)
-	})
+	near.Sort(own, ro.Reverse)
 	return own
 }

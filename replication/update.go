@@ -154,7 +154,7 @@ func (tx *Tx) unchangedHere(parts []command.Part) (bool, error) {
 			return false, err
 		}
 		r := tx.h.groups[parts[i].Shard].replica.Load()
-		if r == nil || readsAbsence(&parts[i].Command) && (v.Removing || r.machine.Removed() != tx.markOf(parts[i].Shard)) {
+		if r == nil || readsAbsence(&parts[i].Command) && (v.Removing || r.machine.Removed() != tx.view.Removed(parts[i].Shard)) {
 			return false, nil
 		}
 	}

@@ -124,8 +124,8 @@ func (f Client) Get(ctx context.Context, shard base.ShardID, key base.Key, ro ba
 }
 
 // MultiGet reads the keys at the given positions, which lie on the shards that
-// shardOf says, into items, and notes the marks of these shards from before. Keys of one
-// leader travel together.
+// shardOf says, into items, and notes the marks of these shards from before; nil marks if
+// nobody wants them. Keys of one leader travel together.
 func (f Client) MultiGet(ctx context.Context, keys []base.Key, at []int, items []base.Item, ro base.ReadOptions, shardOf func(base.Key) base.ShardID, marks *Marks) error {
 	byNode := map[string][]int{}
 	for _, i := range at {

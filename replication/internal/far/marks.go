@@ -14,8 +14,11 @@ type Marks struct {
 	first map[base.ShardID]base.Version
 }
 
-// Note keeps a mark, if it is the first of its shard.
+// Note keeps a mark, if it is the first of its shard. A nil Marks keeps none.
 func (m *Marks) Note(mark ask.Mark) {
+	if m == nil {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.first == nil {

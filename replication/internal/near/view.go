@@ -40,6 +40,7 @@ type Eve struct {
 type View struct {
 	snap  *storage.Snapshot
 	now   uint64 // what has expired by then is not seen
+	eves  []Eve
 	held  map[base.ShardID][]kvfsm.Held
 	fates map[fateKey]base.Version
 	judge Judge
@@ -59,7 +60,7 @@ type fateKey struct {
 
 // NewView makes a view of a snapshot, which belongs to it from then on.
 func NewView(snap *storage.Snapshot, now uint64, eves []Eve, judge Judge) *View {
-	v := &View{snap: snap, now: now, judge: judge}
+	v := &View{snap: snap, now: now, eves: eves, judge: judge}
 	for i := range eves {
 		if len(eves[i].Held) == 0 {
 			continue
@@ -82,6 +83,16 @@ func (v *View) Now() uint64 { return v.now }
 
 // SetNow changes that.
 func (v *View) SetNow(now uint64) { v.now = now }
+
+// Removed returns the mark that a shard had before the view; 0 if that does not show it.
+func (v *View) Removed(shard base.ShardID) base.Version {
+	for i := range v.eves {
+		if v.eves[i].Shard == shard {
+			return v.eves[i].Removed
+		}
+	}
+	return 0
+}
 
 // Get reads one key; version 0 if it is absent or has expired.
 func (v *View) Get(ctx context.Context, shard base.ShardID, key base.Key) (base.Item, error) {
@@ -139,16 +150,16 @@ func (v *View) Settle(ctx context.Context, shards []base.ShardID, which func(kvf
 			if _, known := v.fates[fateKey{id, t.Txn}]; known || !which(t) {
 				continue
 			}
-			decided, err := v.find(ctx, id, t)
-			if err != nil {
+			found, err := v.find(ctx, id, t)
+			switch {
+			case err != nil:
 				return err
+			case found:
+				continue
+			case open == nil:
+				open = make(map[base.ShardID][]base.RequestID)
 			}
-			if !decided {
-				if open == nil {
-					open = make(map[base.ShardID][]base.RequestID)
-				}
-				open[id] = append(open[id], t.Txn)
-			}
+			open[id] = append(open[id], t.Txn)
 		}
 	}
 	if open == nil {
@@ -169,9 +180,9 @@ func (v *View) Settle(ctx context.Context, shards []base.ShardID, which func(kvf
 	return nil
 }
 
-// find notes what is known of a transaction that a shard held. It is false if it looks
+// find notes what became of a transaction that a shard held. It is false if it looks
 // undecided.
-func (v *View) find(ctx context.Context, shard base.ShardID, t kvfsm.Held) (known bool, err error) {
+func (v *View) find(ctx context.Context, shard base.ShardID, t kvfsm.Held) (bool, error) {
 	key := fateKey{shard, t.Txn}
 	prepared, err := kvfsm.PreparedIn(v.snap, shard, t.Txn)
 	if err != nil {
@@ -215,13 +226,18 @@ func (v *View) decidedIn(ctx context.Context, shards []base.ShardID, r base.Rang
 			}
 		}
 	}
+	Sort(items, ro.Reverse)
+	return items, nil
+}
+
+// Sort puts items in the order of a scan.
+func Sort(items []base.Item, reverse bool) {
 	slices.SortFunc(items, func(a, b base.Item) int {
-		if ro.Reverse {
+		if reverse {
 			a, b = b, a
 		}
 		return a.Key.Compare(b.Key)
 	})
-	return items, nil
 }
 
 // after returns what a write of a decided transaction leaves.
