@@ -17,16 +17,20 @@ import (
 )
 
 const (
-	// maxFlights is how many entries of one group may be undecided at a time.
-	// More of them would be smaller; what waits meanwhile goes into the next.
-	maxFlights = 4
+	// maxFlights is how many entries of one group may be undecided at a time. While
+	// one is, another goes only if so much waits for it that sharing the one after
+	// would not make it cheaper, or if the newest has been on its way for so long
+	// that something may hold it up.
+	maxFlights   = 4
+	fullCommands = 64
+	fullBytes    = 256 << 10
+	lateFlight   = 50 * time.Millisecond
 	// maxEntryBytes ends an entry early.
 	maxEntryBytes = 1 << 20
 )
 
-// raftGroup proposes to one shard. Whatever callers submit while maxFlights
-// entries are on the way goes into the next one together; nobody ever waits
-// for company.
+// raftGroup proposes to one shard. Whatever callers submit while an entry is on
+// the way goes into the next one together; nobody waits for company when none is.
 //
 // Every node has one for each shard, whether or not it has a replica: the entry is
 // made here and proposed where the leader is, so that it is applied once whatever
@@ -43,9 +47,13 @@ type raftGroup struct {
 	mu struct {
 		sync.Mutex
 		queue    []*inflight.Pending
-		next     uint64   // the sequence number of the next entry
-		flying   []uint64 // those of the undecided ones
-		carriers int      // goroutines in fly
+		bytes    int64       // of the queue
+		next     uint64      // the sequence number of the next entry
+		flying   []uint64    // those of the undecided ones
+		carriers int         // goroutines in fly
+		left     time.Time   // when the newest of them took an entry
+		late     *time.Timer // calls lookLate
+		looking  bool        // late runs
 		closed   bool
 	}
 }
@@ -73,10 +81,42 @@ func (g *raftGroup) submit(p *inflight.Pending) bool {
 		return false
 	}
 	g.mu.queue = append(g.mu.queue, p)
-	if g.mu.carriers < maxFlights && g.log.tasks.Spawn(g.fly) {
-		g.mu.carriers++
-	}
+	g.mu.bytes += p.Bytes
+	g.send()
 	return true
+}
+
+// send has one more goroutine take what waits, now, or soon if the entries on their way
+// are late by then. The caller holds g.mu.
+func (g *raftGroup) send() {
+	switch {
+	case g.mu.closed || len(g.mu.queue) == 0:
+	case g.another(g.mu.carriers):
+		if g.log.tasks.Spawn(g.fly) {
+			g.mu.carriers++
+		}
+	case !g.mu.looking:
+		g.mu.looking = true
+		g.mu.late = time.AfterFunc(lateFlight, g.lookLate)
+	}
+}
+
+// lookLate sends what waits behind an entry that is late.
+func (g *raftGroup) lookLate() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.looking = false
+	g.send()
+}
+
+// another reports whether what waits goes now, beside so many entries. The caller
+// holds g.mu.
+func (g *raftGroup) another(flights int) bool {
+	if flights == 0 {
+		return true
+	}
+	full := len(g.mu.queue) >= fullCommands || g.mu.bytes >= fullBytes
+	return flights < maxFlights && (full || time.Since(g.mu.left) >= lateFlight)
 }
 
 // close refuses what comes from now on.
@@ -84,6 +124,9 @@ func (g *raftGroup) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.closed = true
+	if g.mu.late != nil {
+		g.mu.late.Stop()
+	}
 }
 
 // fly carries one entry after the other until none is left to make.
@@ -97,8 +140,8 @@ func (g *raftGroup) fly() {
 }
 
 // board takes from the queue what goes into the next entry. If there is nothing,
-// or the window of the session is full, the carrier ends; in the second case
-// the one whose flight blocks the window comes for the rest.
+// or it should share the entry after those on their way, or the window of the session
+// is full, the carrier ends; another one, whose entry is undecided, comes for it.
 func (g *raftGroup) board(f *flight) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -109,19 +152,25 @@ func (g *raftGroup) board(f *flight) bool {
 		f.floor = min(f.floor, sequence)
 	}
 	taken := 0
-	if g.mu.next-f.floor < command.Window {
+	if g.another(len(g.mu.flying)) && g.mu.next-f.floor < command.Window {
 		taken = f.take(g.mu.queue, g.log.admission)
 	}
 	rest := copy(g.mu.queue, g.mu.queue[taken:])
 	clear(g.mu.queue[rest:])
 	g.mu.queue = g.mu.queue[:rest]
+	g.mu.bytes = 0
+	for _, p := range g.mu.queue {
+		g.mu.bytes += p.Bytes
+	}
 	if len(f.members) == 0 {
 		g.mu.carriers--
 		return false
 	}
 	f.sequence, f.started = g.mu.next, time.Now()
 	g.mu.next++
+	g.mu.left = f.started
 	g.mu.flying = append(g.mu.flying, f.sequence)
+	g.send() // what did not fit
 	return true
 }
 

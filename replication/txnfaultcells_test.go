@@ -114,7 +114,7 @@ func (b *faultBench) cell(at stopPoint, fault faultKind, who victim) {
 	for _, x := range txns {
 		x.run(b.ctx, b.hostOf(coordinatorNode))
 	}
-	testkit.Eventually(b.t, time.Minute, name+": the step", func() bool { return h.count() >= leastHeld })
+	testkit.Eventually(b.t, time.Minute, name+": the step", h.reached())
 	down := map[victim]int{theCoordinator: coordinatorNode, theParticipant: int(participantShard), theAnchor: int(anchorShard)}[who]
 	b.strike(name, h, txns, fault, down)
 	b.steps += h.count()

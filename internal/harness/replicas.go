@@ -161,13 +161,9 @@ func replicasOn(ctx context.Context, disk storage.FS, shards int) (replicas []re
 	defer func() { err = errors.Join(err, snap.Close()) }()
 	for i := range shards {
 		id := base.ShardID(i)
-		head, found, err := snap.Value(id, storage.KindMeta, []byte("head"))
-		if err != nil || found && len(head) < 9 {
-			return nil, fmt.Errorf("head of shard %d: %x, %w", i, head, err)
-		}
-		r := replica{found: found}
-		if found {
-			r.index = binary.BigEndian.Uint64(head[1:])
+		var r replica
+		if r.index, r.found, err = newestEntry(snap, id); err != nil {
+			return nil, fmt.Errorf("shard %d: %w", i, err)
 		}
 		var stream bytes.Buffer
 		if r.info, err = snap.Export(ctx, id, &stream); err != nil {
@@ -177,6 +173,30 @@ func replicasOn(ctx context.Context, disk storage.FS, shards int) (replicas []re
 		replicas = append(replicas, r)
 	}
 	return replicas, nil
+}
+
+// newestEntry returns the newest entry that a shard has seen: that of its head, or of
+// what it remembers of its entries.
+func newestEntry(snap *storage.Snapshot, id base.ShardID) (index uint64, found bool, _ error) {
+	for kv, err := range snap.Values(id, storage.KindMeta, nil, 0) {
+		if err != nil {
+			return 0, false, err
+		}
+		at := 0
+		switch {
+		case string(kv.Key) == "head":
+			at = 1
+		case kv.Key[0] == 'e':
+			at = 17
+		default:
+			continue
+		}
+		if len(kv.Value) < at+8 {
+			return 0, false, fmt.Errorf("record %x: %x", kv.Key, kv.Value)
+		}
+		index, found = max(index, binary.BigEndian.Uint64(kv.Value[at:])), true
+	}
+	return index, found, nil
 }
 
 // keep writes two streams to where artifacts of the test are kept.

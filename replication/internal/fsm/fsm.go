@@ -113,7 +113,6 @@ func (m *machine) apply(entries []statemachine.Entry) error {
 
 // commit makes visible what has been run so far.
 func (m *machine) commit(b *storage.Batch) error {
-	m.Machine.SaveHead(b)
 	if err := b.Apply(); err != nil {
 		return err
 	}

@@ -41,6 +41,13 @@ func (m *Machine) Load(floor base.Version) error {
 	if err != nil {
 		return err
 	}
+	newest, err := m.sessions.load(space)
+	if err != nil {
+		return err
+	}
+	if newest.index > head.index {
+		head = newest
+	}
 	m.applied.Store(head.applied)
 	m.index.Store(head.index)
 	m.clock.Store(uint64(max(head.clock, floor)))
@@ -49,9 +56,6 @@ func (m *Machine) Load(floor base.Version) error {
 		return err
 	}
 	if err := m.holds.load(space); err != nil {
-		return err
-	}
-	if err := m.sessions.load(space); err != nil {
 		return err
 	}
 	m.arrivals.reach(m.Index())
@@ -249,36 +253,47 @@ func (m *Machine) ApplyEntry(b *storage.Batch, e *command.Entry, index uint64) (
 			}
 			results = command.AppendResult(results, &res)
 		}
-		m.sessions.remember(b, m.shard, e, index, results)
 	}
 	m.index.Store(index)
+	if over {
+		m.saveHead(b)
+	} else {
+		m.sessions.remember(b, m.shard, e, m.head(), results)
+	}
 	return results, nil
-}
-
-// SaveHead writes into b how far the machine has come. A log that replays
-// commands calls it once for each batch.
-func (m *Machine) SaveHead(b *storage.Batch) {
-	h := head{index: m.Index(), applied: m.Applied(), clock: m.Clock()}
-	b.Set(m.shard, storage.KindMeta, headKey(), h.append(nil))
 }
 
 const headVersion = 1
 
-// head is the machine's own record in the meta space of its shard.
+// head is how far the machine has come. Every entry saves it, so that what a shard
+// holds does not depend on which entries were applied in one batch: with what is
+// remembered of the entry, which costs nothing more, or else as a record of its own.
 type head struct {
 	index   uint64
 	applied uint64
 	clock   base.Version
 }
 
+func (m *Machine) head() head {
+	return head{index: m.Index(), applied: m.Applied(), clock: m.Clock()}
+}
+
+// saveHead writes the machine's own record in the meta space of its shard.
+func (m *Machine) saveHead(b *storage.Batch) {
+	b.Set(m.shard, storage.KindMeta, headKey(), m.head().append([]byte{headVersion}))
+}
+
 func headKey() []byte { return []byte("head") }
 
-// append appends version u8 | index u64 | applied u64 | clock u64.
+// append appends index u64 | applied u64 | clock u64.
 func (h head) append(buf []byte) []byte {
-	buf = append(buf, headVersion)
 	buf = wire.AppendUint64(buf, h.index)
 	buf = wire.AppendUint64(buf, h.applied)
 	return wire.AppendUint64(buf, uint64(h.clock))
+}
+
+func readHead(r *wire.Reader) head {
+	return head{index: r.Uint64(), applied: r.Uint64(), clock: base.Version(r.Uint64())}
 }
 
 func loadHead(space storage.Space) (h head, err error) {
@@ -290,7 +305,7 @@ func loadHead(space storage.Space) (h head, err error) {
 	if v := r.Byte(); v != headVersion {
 		r.Fail("version %d, known is %d", v, headVersion)
 	}
-	h = head{index: r.Uint64(), applied: r.Uint64(), clock: base.Version(r.Uint64())}
+	h = readHead(r)
 	if err := r.Close(); err != nil {
 		return head{}, fmt.Errorf("%w: head of a shard: %w", base.ErrCorrupt, err)
 	}
@@ -302,7 +317,7 @@ func adoptedKey() []byte { return []byte("adopted") }
 
 // SaveAdopted writes into b that the shard has data that no log has.
 func (m *Machine) SaveAdopted(b *storage.Batch) {
-	m.SaveHead(b)
+	m.saveHead(b)
 	b.Set(m.shard, storage.KindMeta, adoptedKey(), []byte{headVersion})
 }
 

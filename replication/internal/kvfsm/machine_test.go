@@ -59,7 +59,7 @@ func (b *bench) apply(cmds ...*command.Command) []command.Result {
 			b.t.Fatal(err)
 		}
 	}
-	b.m.SaveHead(batch)
+	b.m.saveHead(batch)
 	if err := errors.Join(batch.Apply(), batch.Wait()); err != nil {
 		b.t.Fatal(err)
 	}

@@ -166,7 +166,6 @@ func (l *lab) again(path []labStep, want labNext, res command.Result) {
 func (l *lab) run(m *Machine, path []labStep) (res command.Result, err error) {
 	b := l.store.NewBatch()
 	defer func() {
-		m.SaveHead(b)
 		err = errors.Join(err, b.Apply())
 		b.Release()
 		m.Publish()
@@ -185,6 +184,7 @@ func (l *lab) run(m *Machine, path []labStep) (res command.Result, err error) {
 		default:
 			err = m.Apply(b, s.cmd, &res)
 			m.index.Add(1)
+			m.saveHead(b)
 		}
 		if err != nil {
 			return res, fmt.Errorf("%+v: %w", s.id, err)
@@ -195,7 +195,7 @@ func (l *lab) run(m *Machine, path []labStep) (res command.Result, err error) {
 
 // lose lets the shard lose entries, as if a snapshot had not had them.
 func (l *lab) lose(b *storage.Batch, m *Machine, s labStep) error {
-	m.SaveHead(b)
+	m.saveHead(b)
 	err := b.Apply()
 	b.Release()
 	lost := l.store.NewBatch()
@@ -272,7 +272,7 @@ func (l *lab) dump(m *Machine) string {
 			case kind == storage.KindMeta && bytes.Equal(kv.Key, headKey()):
 				continue
 			case kind == storage.KindMeta && kv.Key[0] == sessionPrefix:
-				clear(kv.Value[17:25]) // the index
+				clear(kv.Value[17:41]) // the head
 			}
 			fmt.Fprintf(&out, "\n%d %x=%x", kind, kv.Key, kv.Value)
 		}

@@ -17,13 +17,15 @@ const maxSessions = 256
 
 // sessionPrefix begins the keys of remembered entries in the meta space:
 //
-//	'e' session u64 | slot u8 -> version u8 | sequence u64 | floor u64 | index u64 | results
+//	'e' session u64 | slot u8 -> version u8 | sequence u64 | floor u64 | head | results
 //
-// The slot of an entry is its sequence number modulo command.Window, so a
-// session overwrites its own oldest entry and never takes more room.
+// The head is how far the shard had come with the entry. The slot of an entry is its
+// sequence number modulo command.Window, so a session overwrites its own oldest entry
+// and never takes more room.
 const (
-	sessionPrefix = 'e'
-	slotVersion   = 1
+	sessionPrefix   = 'e'
+	slotVersion     = 2
+	slotWithoutHead = 1 // has only the index of the head, which then was a record of its own
 )
 
 // sessions has the results of the newest entries of each session.
@@ -44,41 +46,53 @@ func slotKey(session uint64, at int) []byte {
 	return append(wire.AppendUint64([]byte{sessionPrefix}, session), byte(at))
 }
 
-// load reads what the shard remembers.
-func (s sessions) load(space storage.Space) error {
+// load reads what the shard remembers, and returns how far it had come with the newest
+// entry of that.
+func (s sessions) load(space storage.Space) (newest head, err error) {
 	clear(s)
 	for kv, err := range space.Values(storage.KindMeta, []byte{sessionPrefix}, 0) {
 		if err != nil {
-			return err
+			return head{}, err
 		}
 		if len(kv.Key) == 0 || kv.Key[0] != sessionPrefix {
 			break
 		}
-		if err := s.loadSlot(kv.Key[1:], kv.Value); err != nil {
-			return err
+		h, err := s.loadSlot(kv.Key[1:], kv.Value)
+		if err != nil {
+			return head{}, err
+		}
+		if h.index > newest.index {
+			newest = h
 		}
 	}
-	return nil
+	return newest, nil
 }
 
-func (s sessions) loadSlot(key, value []byte) error {
+func (s sessions) loadSlot(key, value []byte) (head, error) {
 	k, v := wire.NewReader(key), wire.NewReader(value)
 	id, at := k.Uint64(), k.Byte()
-	if version := v.Byte(); v.Err() == nil && version != slotVersion {
+	version := v.Byte()
+	sequence, floor := v.Uint64(), v.Uint64()
+	var h head
+	switch version {
+	case slotWithoutHead:
+		h.index = v.Uint64() // no later than in the record of the head
+	case slotVersion:
+		h = readHead(v)
+	default:
 		v.Fail("version %d, known is %d", version, slotVersion)
 	}
-	sequence, floor, index := v.Uint64(), v.Uint64(), v.Uint64()
 	if sequence == 0 || sequence%command.Window != uint64(at) {
 		v.Fail("entry %d in slot %d", sequence, at)
 	}
 	results := v.Rest()
 	if k.Close() != nil || v.Err() != nil {
-		return fmt.Errorf("%w: remembered entry of a session", base.ErrCorrupt)
+		return head{}, fmt.Errorf("%w: remembered entry of a session", base.ErrCorrupt)
 	}
 	sess := s.get(id)
-	sess.floor, sess.index = max(sess.floor, floor), max(sess.index, index)
+	sess.floor, sess.index = max(sess.floor, floor), max(sess.index, h.index)
 	sess.slots[at] = slot{sequence, append([]byte(nil), results...)}
-	return nil
+	return h, nil
 }
 
 func (s sessions) get(id uint64) *session {
@@ -106,19 +120,20 @@ func (s sessions) recall(e *command.Entry) (results []byte, over bool) {
 	return nil, false
 }
 
-// remember keeps the results of an entry that has been applied at the index.
-func (s sessions) remember(b *storage.Batch, shard base.ShardID, e *command.Entry, index uint64, results []byte) {
+// remember keeps the results of an entry that has been applied, with which the shard
+// has come as far as h.
+func (s sessions) remember(b *storage.Batch, shard base.ShardID, e *command.Entry, h head, results []byte) {
 	if s[e.Session] == nil && len(s) >= maxSessions {
 		s.forgetOldest(b, shard)
 	}
 	sess := s.get(e.Session)
-	sess.floor, sess.index = max(sess.floor, e.Floor), index
+	sess.floor, sess.index = max(sess.floor, e.Floor), h.index
 	at := int(e.Sequence % command.Window)
 	sess.slots[at] = slot{e.Sequence, results}
-	value := make([]byte, 0, 25+len(results))
+	value := make([]byte, 0, 41+len(results))
 	value = wire.AppendUint64(append(value, slotVersion), e.Sequence)
 	value = wire.AppendUint64(value, e.Floor)
-	value = wire.AppendUint64(value, index)
+	value = h.append(value)
 	b.Set(shard, storage.KindMeta, slotKey(e.Session, at), append(value, results...))
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/distributedcache/cache/internal/base"
+	"github.com/distributedcache/cache/internal/wire"
 	"github.com/distributedcache/cache/replication/internal/command"
 	"github.com/distributedcache/cache/storage"
 )
@@ -32,7 +33,6 @@ func (b *bench) applyEntry(e *command.Entry) []byte {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.m.SaveHead(batch)
 	if err := errors.Join(batch.Apply(), batch.Wait()); err != nil {
 		b.t.Fatal(err)
 	}
@@ -119,5 +119,52 @@ func TestSameIndexTwiceIsRefused(t *testing.T) {
 	defer batch.Release()
 	if _, err := b.m.ApplyEntry(batch, entry(7, 2, 1, 100), 1); !errors.Is(err, base.ErrCorrupt) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// How far the shard has come is in what it remembers of its entries, so that an entry
+// needs no record of its own for that.
+func TestHeadComesWithTheEntry(t *testing.T) {
+	b := newBench(t)
+	for i := range uint64(3 * command.Window) {
+		b.applyEntry(entry(7+i%2, 1+i/2, 1, base.Version(100+i)))
+		if i%17 != 0 {
+			continue
+		}
+		want := b.m.head()
+		b.reopen()
+		if got := b.m.head(); got != want {
+			t.Fatalf("after entry %d: opened at %+v, want %+v", i, got, want)
+		}
+	}
+	if _, found, err := b.space().Value(storage.KindMeta, headKey()); found || err != nil {
+		t.Errorf("a head by itself: %v, %v", found, err)
+	}
+	b.applyEntry(entry(7, 1, 1, 100)) // long over
+	want := b.m.head()
+	if b.reopen(); b.m.head() != want {
+		t.Errorf("after a repeated entry: opened at %+v, want %+v", b.m.head(), want)
+	}
+}
+
+// What was remembered before the head came with it is read as well.
+func TestEntriesWithoutHead(t *testing.T) {
+	b := newBench(t)
+	results := b.applyEntry(entry(7, 1, 1, 100))
+	want := b.m.head()
+	batch := b.store.NewBatch()
+	b.m.saveHead(batch)
+	old := wire.AppendUint64([]byte{slotWithoutHead}, 1)
+	old = wire.AppendUint64(wire.AppendUint64(old, 1), want.index)
+	batch.Set(1, storage.KindMeta, slotKey(7, 1), append(old, results...))
+	if err := errors.Join(batch.Apply(), batch.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	batch.Release()
+	if b.reopen(); b.m.head() != want {
+		t.Errorf("opened at %+v, want %+v", b.m.head(), want)
+	}
+	if again := b.applyEntry(entry(7, 1, 1, 100)); !bytes.Equal(again, results) {
+		t.Errorf("%x, want %x", again, results)
 	}
 }

@@ -303,9 +303,9 @@ func conformSnapshots(s *suite) {
 }
 
 func conformInstall(s *suite) {
-	state := raftpb.State{Term: 3, Commit: 5}
 	for shard, index := range map[uint64]uint64{1: 5, 2: 20} { // inside the log, and beyond it
 		save(s, s, update(shard, raftpb.State{Term: 1}, entries(1, 1, 10)))
+		state := raftpb.State{Term: 3, Commit: index}
 		u := update(shard, state, nil)
 		u.Snapshot = snapshotAt(shard, index)
 		save(s, s, u)

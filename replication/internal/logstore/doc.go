@@ -13,10 +13,11 @@
 //   - When SaveRaftState returns, entries, terms, votes and snapshot records
 //     are durable: raft answers other nodes by them (Ongaro, Consensus: Bridging
 //     Theory and Practice, figure 3.1 and section 3.8). The commit index is
-//     volatile state there; if nothing else changed it is written without a
-//     sync, as etcd's raft allows (MustSync). dragonboat reads it back as a
-//     lower bound and learns the rest from the leader. What one call saves is
-//     there as a whole or not at all, and never without what was saved before.
+//     volatile state there, and etcd's raft does not sync it either (MustSync):
+//     it is written with what else there is, with a snapshot, at Close, and when
+//     it has gone far ahead. dragonboat reads it back as a lower bound and learns
+//     the rest from the leader. What one call saves is there as a whole or not at
+//     all, but for that, and never without what was saved before.
 //   - Of a replica the engine holds what raft would read and nothing else. A
 //     suffix that a new leader replaced, and a log that a snapshot replaced,
 //     are removed in the batch that replaces them, so nothing needs to say

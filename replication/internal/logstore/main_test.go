@@ -24,8 +24,10 @@ func TestMain(m *testing.M) { testkit.VerifyNoLeaks(m) }
 // fastPace lets tests see compactions soon.
 func fastPace() pace { return pace{every: time.Millisecond, rest: 1, deadBytes: 64 << 10} }
 
+// memConfig is on a file system in memory. Commit indexes are written at once: the
+// oracle numbers its steps by them.
 func memConfig(fs vfs.FS) Config {
-	return Config{Dir: "/node/log", FS: fs, MemTableBytes: 256 << 10, pace: fastPace()}
+	return Config{Dir: "/node/log", FS: fs, MemTableBytes: 256 << 10, pace: fastPace(), commitLag: 1}
 }
 
 // mustOpen opens a store that the test closes, unless it did before.

@@ -60,6 +60,9 @@ type Config struct {
 	MemTableBytes int64
 
 	pace pace
+	// commitLag is how many entries the commit index on disk may be behind; tests
+	// change it. Each record of it is an insert into the memtable.
+	commitLag uint64
 }
 
 func (c Config) validate() error {
@@ -88,6 +91,9 @@ func (c Config) withDefaults() Config {
 		c.MemTableBytes = defaultMemTableBytes
 	}
 	c.pace = c.pace.withDefaults()
+	if c.commitLag == 0 {
+		c.commitLag = 1024
+	}
 	return c
 }
 

@@ -161,6 +161,11 @@ func (s *Store) readState(id raftio.NodeInfo, lastIndex uint64) (rs raftio.RaftS
 	if found, err = s.get(nodeKey(kindState, id), &rs.State); err != nil || !found {
 		return rs, false, err
 	}
+	if n := s.known(id.ShardID, id.ReplicaID); n != nil {
+		n.mu.Lock()
+		rs.State = n.state // its commit index may not be written
+		n.mu.Unlock()
+	}
 	rs.FirstIndex = lastIndex
 	first, last, some, err := s.bounds(id, lastIndex)
 	if err == nil && some && last != lastIndex {

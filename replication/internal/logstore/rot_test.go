@@ -123,7 +123,7 @@ func (d *rotDir) lost(t *testing.T, disk vfs.FS) (lost uint64, refused bool) {
 		t.Errorf("%s: what is left is no state of the past: %v", d.name, err)
 	}
 	floor := d.history.promised()
-	return floor - min(floor, rs.State.Commit), false
+	return floor - min(floor, stepOf(rs.State)), false
 }
 
 // TestRottenLogIsNotCutInSilence damages the newest log of a store that crashed

@@ -136,7 +136,7 @@ func (s *Store) putUpdate(b *pebble.Batch, u *raftpb.Update) (durable bool, err 
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	durable, err = n.putState(b, u)
+	durable, err = n.putState(b, u, s.cfg.commitLag)
 	if err == nil && !raftpb.IsEmptySnapshot(u.Snapshot) {
 		durable = true
 		err = n.installSnapshot(b, u)
@@ -148,25 +148,35 @@ func (s *Store) putUpdate(b *pebble.Batch, u *raftpb.Update) (durable bool, err 
 	return durable, err
 }
 
-// putState adds the hard state if it is another than the last one. The caller
-// holds n.mu.
-func (n *node) putState(b *pebble.Batch, u *raftpb.Update) (durable bool, err error) {
+// putState adds the hard state if term or vote are others than in the last one, or if
+// the commit index has gone so far ahead of it. The caller holds n.mu.
+func (n *node) putState(b *pebble.Batch, u *raftpb.Update, commitLag uint64) (durable bool, err error) {
 	if raftpb.IsEmptyState(u.State) || raftpb.IsStateEqual(u.State, n.state) {
 		return false, nil
 	}
 	durable = u.State.Term != n.state.Term || u.State.Vote != n.state.Vote
 	n.state = u.State
-	op := b.SetDeferred(nodeKeyLen, 1+u.State.Size())
-	appendNodeKey(op.Key[:0], kindState, idOf(u))
-	op.Value[0] = recordVersion
-	if err := marshalTo(op.Value[1:], &u.State); err != nil {
-		return false, err
+	if !durable && n.state.Commit < n.commit+commitLag {
+		return false, nil
 	}
-	return durable, op.Finish()
+	return durable, n.writeState(b, idOf(u))
 }
 
-// putSnapshot adds the record of a snapshot if it is newer than the last one.
-// The caller holds n.mu.
+// writeState adds the hard state. The caller holds n.mu.
+func (n *node) writeState(b *pebble.Batch, id raftio.NodeInfo) error {
+	n.commit = n.state.Commit
+	op := b.SetDeferred(nodeKeyLen, 1+n.state.Size())
+	appendNodeKey(op.Key[:0], kindState, id)
+	op.Value[0] = recordVersion
+	if err := marshalTo(op.Value[1:], &n.state); err != nil {
+		return err
+	}
+	return op.Finish()
+}
+
+// putSnapshot adds the record of a snapshot if it is newer than the last one, and a
+// hard state by which what it covers is committed: raft does not start with less. The
+// caller holds n.mu.
 func (n *node) putSnapshot(b *pebble.Batch, u *raftpb.Update) error {
 	if u.Snapshot.Index <= n.snapshot {
 		return nil
@@ -176,6 +186,12 @@ func (n *node) putSnapshot(b *pebble.Batch, u *raftpb.Update) error {
 		return err
 	}
 	n.snapshot = u.Snapshot.Index
+	if n.commit < n.snapshot && n.state.Term > 0 {
+		n.state.Commit = max(n.state.Commit, n.snapshot)
+		if err := n.writeState(b, idOf(u)); err != nil {
+			return err
+		}
+	}
 	return b.Set(nodeKey(kindSnapshot, idOf(u)), value, nil)
 }
 

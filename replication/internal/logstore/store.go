@@ -59,6 +59,7 @@ var _ raftio.ILogDB = (*Store)(nil)
 type node struct {
 	mu       sync.Mutex
 	state    raftpb.State
+	commit   uint64 // of the state that was written last
 	snapshot uint64 // the index of the snapshot record; 0 if there is none
 	// first and last bound the entries; there are none if first > last.
 	first, last uint64
@@ -143,7 +144,27 @@ func (s *Store) flush() (err error) {
 	if s.fence.Err() != nil {
 		return nil
 	}
+	if err := s.write(false, s.putCommits); err != nil {
+		return err
+	}
 	return s.db.Flush()
+}
+
+// putCommits adds the commit indexes that were not written.
+func (s *Store) putCommits(b *pebble.Batch) error {
+	s.nodes.RLock()
+	defer s.nodes.RUnlock()
+	for id, n := range s.nodes.byID {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.commit == n.state.Commit {
+			continue
+		}
+		if err := n.writeState(b, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) closeEngine() (err error) {
@@ -225,6 +246,7 @@ func (s *Store) loadNode(id raftio.NodeInfo) (*node, error) {
 	if _, err := s.get(nodeKey(kindState, id), &n.state); err != nil {
 		return nil, err
 	}
+	n.commit = n.state.Commit
 	var snapshot raftpb.Snapshot
 	if _, err := s.get(nodeKey(kindSnapshot, id), &snapshot); err != nil {
 		return nil, err

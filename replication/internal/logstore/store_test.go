@@ -112,8 +112,57 @@ func TestRecordBytes(t *testing.T) {
 	}
 }
 
+// The commit index is written late, but no later than what raft wants to find together
+// with it: a snapshot.
+func TestCommitIndexIsWrittenLate(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	cfg := memConfig(fs)
+	cfg.commitLag = 100
+	s := mustOpen(t, cfg)
+	commit := func(index uint64) raftpb.State { return raftpb.State{Term: 2, Vote: 1, Commit: index} }
+	found := func(fs vfs.FS) uint64 {
+		left := cfg
+		left.FS = fs
+		s := mustOpen(t, left)
+		defer func() { must(t, s.Close()) }()
+		rs, err := s.ReadRaftState(1, 1, 1)
+		must(t, err)
+		return rs.State.Commit
+	}
+	rng := testkit.Rand(t)
+	crashed := func() uint64 {
+		return found(fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: testkit.Fork(rng)}))
+	}
+
+	save(t, s, update(1, commit(3), entries(2, 1, 50)))
+	save(t, s, update(1, commit(40), entries(2, 51, 300)))
+	if rs, err := s.ReadRaftState(1, 1, 1); err != nil || rs.State.Commit != 40 {
+		t.Errorf("the store itself has %+v, %v; want 40", rs, err)
+	}
+	if got := crashed(); got != 3 {
+		t.Errorf("commit index %d after a crash, want that of the vote, 3", got)
+	}
+	save(t, s, update(1, commit(103), nil))
+	save(t, s, update(1, commit(104), entries(2, 301, 301))) // with a sync
+	if got := crashed(); got != 103 {
+		t.Errorf("commit index %d after a crash, want 103, which is far ahead", got)
+	}
+	save(t, s, update(1, commit(140), nil))
+	must(t, s.SaveSnapshots([]raftpb.Update{{ShardID: 1, ReplicaID: 1, Snapshot: snapshotAt(1, 130)}}))
+	if got := crashed(); got < 130 {
+		t.Errorf("commit index %d after a crash, behind the snapshot at 130", got)
+	}
+	save(t, s, update(1, commit(200), nil))
+	must(t, s.Close())
+	if got := found(fs); got != 200 {
+		t.Errorf("commit index %d after a close, want 200", got)
+	}
+}
+
 func TestOnlyWhatMustBeDurableIsSynced(t *testing.T) {
-	s := mustOpen(t, memConfig(vfs.NewMem()))
+	cfg := memConfig(vfs.NewMem())
+	cfg.commitLag = 0
+	s := mustOpen(t, cfg)
 	state := raftpb.State{Term: 1, Vote: 1, Commit: 1}
 	withSnapshot := update(2, raftpb.State{}, nil)
 	withSnapshot.Snapshot = snapshotAt(2, 9)
@@ -125,7 +174,7 @@ func TestOnlyWhatMustBeDurableIsSynced(t *testing.T) {
 		{"first state", []raftpb.Update{update(1, state, nil)}, 1, 1},
 		{"same state", []raftpb.Update{update(1, state, nil)}, 0, 0},
 		{"no state", []raftpb.Update{update(1, raftpb.State{}, nil)}, 0, 0},
-		{"commit index", []raftpb.Update{update(1, raftpb.State{Term: 1, Vote: 1, Commit: 2}, nil)}, 1, 0},
+		{"commit index", []raftpb.Update{update(1, raftpb.State{Term: 1, Vote: 1, Commit: 2}, nil)}, 0, 0},
 		{"vote", []raftpb.Update{update(1, raftpb.State{Term: 1, Vote: 2, Commit: 2}, nil)}, 1, 1},
 		{"term", []raftpb.Update{update(1, raftpb.State{Term: 2, Vote: 2, Commit: 2}, nil)}, 1, 1},
 		{"entries of two shards", []raftpb.Update{
