@@ -75,7 +75,8 @@ func (c *Processes) describe(ctx context.Context, i int) (a Answer, err error) {
 }
 
 // balanced waits until every shard has three replicas, on the given nodes only, and
-// nothing is to be moved, not even leaders. It asks the first of them.
+// nothing is to be moved, not even leaders. It asks the first of them, and says from
+// time to time what is left.
 func (c *Processes) balanced(ctx context.Context, t *testing.T, nodes ...int) (a Answer) {
 	t.Helper()
 	var why string
@@ -84,11 +85,20 @@ func (c *Processes) balanced(ctx context.Context, t *testing.T, nodes ...int) (a
 			t.Log(why)
 		}
 	}()
+	started := time.Now()
+	said := started
 	testkit.Eventually(t, 10*time.Minute, "balance", func() bool {
 		var err error
 		a, err = c.describe(ctx, nodes[0])
 		why = c.unbalanced(a, nodes)
-		return err == nil && why == ""
+		if err == nil && why == "" {
+			return true
+		}
+		if time.Since(said) > 20*time.Second {
+			said = time.Now()
+			fmt.Printf("not balanced after %v: %v, %s\n", said.Sub(started).Round(time.Second), err, why)
+		}
+		return false
 	})
 	return a
 }
