@@ -91,9 +91,9 @@ func (g *raftGroup) decide(ctx context.Context, entry []byte) ([]byte, error) {
 	if err := g.log.fence.Err(); err != nil {
 		return nil, inflight.NotApplied(fmt.Errorf("%w: this node has failed: %v", base.ErrUnavailable, err))
 	}
-	frees := func(cmd command.Command) bool { return releases(cmd.Step.Kind) }
-	if err := g.log.store.Writable(); err != nil && !slices.ContainsFunc(e.Commands, frees) {
-		return nil, inflight.NotApplied(err)
+	fills := func(cmd command.Command) bool { return !releases(cmd.Step.Kind) }
+	if err := g.log.store.Writable(); err != nil && slices.ContainsFunc(e.Commands, fills) {
+		return nil, inflight.NotApplied(err) // who made it takes out what may not be refused
 	}
 	patience := g.log.maxAttempt
 	if deadline, ok := ctx.Deadline(); ok {

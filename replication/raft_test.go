@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type cluster struct {
 	clock *testkit.Clock // nil = that of the system
 	// apart says that the nodes have the replicas only that they are told to start.
 	apart bool
+	// reserve is how much of a disk stays free; 0: the disks have no end.
+	reserve int64
 	// tune, if there is one, changes how a node is opened.
 	tune  func(*Config)
 	peers []Peer
@@ -83,7 +86,7 @@ func (c *cluster) start(i int) {
 func (c *cluster) open(i int) error {
 	n := c.nodes[i]
 	store, err := storage.Open(storage.Config{
-		Dir: "/data", FS: n.fs, Shards: testShards, Durability: storage.Volatile, DiskReserveBytes: -1, MemTableBytes: 4 << 20,
+		Dir: "/data", FS: n.fs, Shards: testShards, Durability: storage.Volatile, DiskReserveBytes: cmp.Or(c.reserve, -1), MemTableBytes: 4 << 20,
 	})
 	if err != nil {
 		return err

@@ -294,19 +294,37 @@ func (g *raftGroup) carryFar(f *flight) (over bool, _ error) {
 	}
 	e, ok := err.(*base.Error) //nolint:errorlint // only the outermost says what became of the request
 	f.heard = f.heard || !ok || e.Outcome != base.OutcomeNotApplied
-	if !f.heard && f.final(err) {
+	if f.heard {
+		return false, nil
+	}
+	switch {
+	case errors.Is(err, base.ErrTooLarge), errors.Is(err, base.ErrInvalid):
+		return true, e // and so would be another attempt
+	case !errors.Is(err, base.ErrOverloaded) && !errors.Is(err, base.ErrNoSpace):
+		return false, nil
+	case !f.must:
 		return true, e
 	}
+	g.shed(f, e)
 	return false, nil
 }
 
-// final reports whether another attempt would end with the same error as this one,
-// of the leader.
-func (f *flight) final(err error) bool {
-	if errors.Is(err, base.ErrOverloaded) || errors.Is(err, base.ErrNoSpace) {
-		return !f.must
+// shed answers the members of an entry that the leader has no room for, and leaves those
+// in it that give free what a transaction holds: they alone are not refused. No part of
+// the entry can be in the log.
+func (g *raftGroup) shed(f *flight, refusal error) {
+	kept := f.members[:0]
+	for _, p := range f.members {
+		if releases(p.Txn.Parts[0].Command.Step.Kind) {
+			kept = append(kept, p)
+		} else {
+			g.log.admission.Answer(p, refusal)
+		}
 	}
-	return errors.Is(err, base.ErrTooLarge) || errors.Is(err, base.ErrInvalid)
+	if clear(f.members[len(kept):]); len(kept) < len(f.members) {
+		f.members, f.entry = kept, f.entry[:0]
+		g.encode(f)
+	}
 }
 
 // leads reports whether this node's replica leads the group, as far as it knows.

@@ -1,8 +1,13 @@
 package replication
 
 import (
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/testkit"
@@ -63,5 +68,103 @@ func TestEntriesAreShared(t *testing.T) {
 	defer mu.Unlock()
 	if len(sizes) > maxFlights {
 		t.Errorf("entries of %v commands", sizes)
+	}
+}
+
+// diskFS is a file system in memory that says how much of it is free.
+type diskFS struct {
+	vfs.FS
+	free atomic.Uint64
+}
+
+func (fs *diskFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: fs.free.Load(), TotalBytes: 1 << 40}, nil
+}
+
+// A leader whose disk is full refuses what fills it, though it comes in one entry with
+// what gives keys free; that goes on.
+func TestFullLeaderRefusesWhatSharesAnEntry(t *testing.T) {
+	c := newCluster(t, 4)
+	c.reserve = 1 << 30
+	for _, n := range c.nodes {
+		disk := &diskFS{FS: n.fs}
+		disk.free.Store(1 << 35)
+		n.fs = disk
+	}
+	c.foundOnThree()
+	ctx := testkit.Context(t)
+	h := c.hostOf(3)
+	held := keyOn(h, 1, 1)
+	mustWrite(t, ctx, h, base.Write{Key: held, Value: []byte("old")})
+	by := c.prepareOn(ctx, h, []base.Key{held})
+
+	leader := c.leader(1)
+	leader.fs.(*diskFS).free.Store(1<<30 - 1<<20)
+	testkit.Eventually(t, time.Minute, "a full disk", func() bool { return leader.store.Writable() != nil })
+	first, release := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex
+	var entries [][]command.StepKind
+	asking := func(q *ask.Request) {
+		e, err := command.DecodeEntry(q.Bytes)
+		if q.Kind != ask.Propose || q.Shard != 1 || err != nil {
+			return
+		}
+		var kinds []command.StepKind
+		for i := range e.Commands {
+			kinds = append(kinds, e.Commands[i].Step.Kind)
+		}
+		mu.Lock()
+		entries = append(entries, kinds)
+		n := len(entries)
+		mu.Unlock()
+		if n == 1 {
+			close(first)
+			<-release
+		}
+	}
+	c.nodes[3].remote.asking.Store(&asking)
+	results := make(chan error, 2)
+	prepare := func(i int) {
+		cmd := command.Command{Step: command.Step{Kind: command.StepPrepare, Holder: by}}
+		cmd.Writes = []base.Write{{Key: keyOn(h, 1, i), Value: []byte("v")}}
+		results <- h.raft.log.proposeOne(ctx, &command.Txn{Parts: []command.Part{{Shard: 1, Command: cmd}}}, true)
+	}
+	g := h.raft.log.group(1)
+	waiting := func(n int) func() bool {
+		return func() bool {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.mu.left = time.Now() // the first entry is never late
+			return len(g.mu.queue) == n
+		}
+	}
+	go prepare(2)
+	<-first
+	go prepare(3)
+	testkit.Eventually(t, time.Minute, "a prepare that waits", waiting(1))
+	freed := make(chan error, 1)
+	go func() {
+		_, err := h.raft.log.step(ctx, 1, command.Step{Kind: command.StepAbort, Holder: by})
+		freed <- err
+	}()
+	testkit.Eventually(t, time.Minute, "a step that waits", waiting(2))
+	close(release)
+	for range cap(results) {
+		var e *base.Error
+		if err := <-results; !errors.Is(err, base.ErrNoSpace) || !errors.As(err, &e) || e.Outcome != base.OutcomeNotApplied {
+			t.Errorf("a prepare on a full disk: %v", err)
+		}
+	}
+	if err := <-freed; err != nil {
+		t.Errorf("the step: %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	shared := false
+	for _, kinds := range entries {
+		shared = shared || len(kinds) == 2
+	}
+	if last := entries[len(entries)-1]; !shared || len(last) != 1 || last[0] != command.StepAbort {
+		t.Errorf("entries with steps of kinds %v", entries)
 	}
 }
