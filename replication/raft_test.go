@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/lni/dragonboat/v4/config"
 
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/testkit"
@@ -33,10 +34,12 @@ type cluster struct {
 	// reserve is how much of a disk stays free; 0: the disks have no end.
 	reserve int64
 	// tune, if there is one, changes how a node is opened.
-	tune  func(*Config)
-	peers []Peer
-	nodes []*clusterNode
-	mu    sync.RWMutex // protects the hosts of the nodes; held while one stops
+	tune func(*Config)
+	// tuneRaft does that for dragonboat.
+	tuneRaft func(*config.NodeHostConfig)
+	peers    []Peer
+	nodes    []*clusterNode
+	mu       sync.RWMutex // protects the hosts of the nodes; held while one stops
 }
 
 type clusterNode struct {
@@ -101,6 +104,7 @@ func (c *cluster) open(i int) error {
 		Dir: "/raft", FS: n.fs, Node: c.peers[i].Node, Peers: c.peers, Network: n.endpoint,
 		Tick: 5 * time.Millisecond, OnFail: func(err error) { n.fail <- err },
 	}
+	rc.tune = c.tuneRaft
 	if c.apart {
 		n.remote = newTestRemote(c, c.peers[i].Node)
 		rc.Tick = 20 * time.Millisecond // elections must end while every core is busy

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/lni/dragonboat/v4/config"
+
 	"github.com/distributedcache/cache/internal/base"
 	"github.com/distributedcache/cache/internal/testkit"
 )
@@ -65,5 +68,32 @@ func TestRaftConfigIsValidated(t *testing.T) {
 	}
 	if err := good.withDefaults().validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Older directories were founded with another number of step workers, which dragonboat
+// holds them to.
+func TestDirectoryOfAnOlderFormat(t *testing.T) {
+	c := newCluster(t, 1)
+	c.tuneRaft = func(hc *config.NodeHostConfig) { hc.Expert.Engine.ExecShards, hc.Expert.LogDB.Shards = 4, 4 }
+	c.startAll()
+	ctx := testkit.Context(t)
+	key := keyOn(c.hostOf(0), 1, 1)
+	mustWrite(t, ctx, c.hostOf(0), base.Write{Key: key, Value: []byte("v")})
+	c.stopAll()
+	format, err := c.nodes[0].fs.Create("/raft/log/FORMAT", vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := format.Write([]byte("raftlog 1\n924f0242accdc7d2\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := format.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.tuneRaft = nil
+	c.startAll()
+	if it, err := c.hostOf(0).Get(ctx, 1, key, base.ReadOptions{}); err != nil || string(it.Value) != "v" {
+		t.Errorf("%q, %v", it.Value, err)
 	}
 }

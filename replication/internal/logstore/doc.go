@@ -36,7 +36,8 @@
 // # Format
 //
 // Dir/FORMAT has one line with the version of the format and one with its
-// checksum; Dir/engine belongs to the engine. Numbers in keys are big-endian.
+// checksum: 1 or 2, which differ in nothing but the number of step workers.
+// Dir/engine belongs to the engine. Numbers in keys are big-endian.
 //
 //	'b' shard:8 replica:8          bootstrap info
 //	'e' shard:8 replica:8 index:8  entry

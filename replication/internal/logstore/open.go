@@ -23,8 +23,17 @@ import (
 	"github.com/distributedcache/cache/internal/diskio"
 )
 
-// FormatVersion is the newest format of a directory that this version knows.
-const FormatVersion = 1
+// FormatVersion is the newest format of a directory that this version knows. New
+// directories have it, and older ones keep theirs.
+const FormatVersion = 2
+
+// What differs between the formats is the number of step workers, which dragonboat binds
+// a directory to. Two are enough: while one waits for an fsync the other makes the next
+// batch. More would only make the batches smaller.
+const (
+	stepWorkers      = 2
+	stepWorkersOfOne = 4 // in a directory of format 1
+)
 
 // The layout of a directory.
 const (
@@ -174,9 +183,14 @@ func newStore(cfg Config) *Store {
 // cannot find its files, as the node would forget how it voted.
 func (s *Store) openEngine() (err error) {
 	defer recovered(s.cfg.Logger, "open", &err)
-	fresh, err := checkFormat(s.fs, s.cfg.Dir)
+	format, err := checkFormat(s.fs, s.cfg.Dir)
 	if err != nil {
 		return err
+	}
+	fresh := format == 0
+	s.workers = stepWorkers
+	if format == 1 {
+		s.workers = stepWorkersOfOne
 	}
 	dir := s.engineDir()
 	if fresh {
@@ -263,36 +277,37 @@ func encodeFormat(version int) []byte {
 	return fmt.Appendf(line, "\n%016x\n", xxhash.Sum64(line))
 }
 
-// decodeFormat checks a format file.
-func decodeFormat(buf []byte) error {
+// decodeFormat checks a format file and returns the version that it names.
+func decodeFormat(buf []byte) (version int, _ error) {
 	line, _, _ := bytes.Cut(buf, []byte("\n"))
 	digits, ok := strings.CutPrefix(string(line), formatMagic+" ")
 	version, err := strconv.Atoi(digits)
 	if !ok || err != nil || version < 1 || !bytes.Equal(buf, encodeFormat(version)) {
-		return fmt.Errorf("%w: raft log: %s is damaged", base.ErrCorrupt, formatFile)
+		return 0, fmt.Errorf("%w: raft log: %s is damaged", base.ErrCorrupt, formatFile)
 	}
 	if version > FormatVersion {
-		return fmt.Errorf("%w: the raft log has format %d; this version knows formats up to %d",
+		return 0, fmt.Errorf("%w: the raft log has format %d; this version knows formats up to %d",
 			base.ErrInvalid, version, FormatVersion)
 	}
-	return nil
+	return version, nil
 }
 
-// checkFormat reports whether the directory is new, or that it cannot be used.
-func checkFormat(fsys vfs.FS, dir string) (fresh bool, err error) {
+// checkFormat returns the format of a directory, 0 for a new one, or that it cannot be
+// used.
+func checkFormat(fsys vfs.FS, dir string) (version int, err error) {
 	f, err := fsys.Open(fsys.PathJoin(dir, formatFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
+		return 0, nil
 	}
 	if err != nil {
-		return false, diskio.Typed("open "+formatFile, err)
+		return 0, diskio.Typed("open "+formatFile, err)
 	}
 	defer func() { _ = f.Close() }()
 	buf, err := io.ReadAll(io.LimitReader(f, maxFormatBytes))
 	if err != nil {
-		return false, diskio.Typed("read "+formatFile, err)
+		return 0, diskio.Typed("read "+formatFile, err)
 	}
-	return false, decodeFormat(buf)
+	return decodeFormat(buf)
 }
 
 func writeFormat(fsys vfs.FS, dir string) error {

@@ -25,6 +25,8 @@ type Store struct {
 	db    *pebble.DB
 	lock  io.Closer
 
+	workers uint64 // see StepWorkers
+
 	released chan struct{} // closed by Release
 	release  sync.Once
 	batches  atomic.Int64
@@ -93,6 +95,9 @@ func (s *Store) Stats() Stats {
 	}
 	return stats
 }
+
+// StepWorkers returns how many step workers a NodeHost with this store must have.
+func (s *Store) StepWorkers() uint64 { return s.workers }
 
 // Fence makes the store behave from now on as after an error of the disk:
 // nothing is written any more and every call parks until Release. Only the

@@ -46,7 +46,7 @@ func TestFormat(t *testing.T) {
 		change func(fs vfs.FS, path string, content []byte)
 		want   error
 	}{
-		{"Newer", func(fs vfs.FS, path string, _ []byte) { rewrite(t, fs, path, encodeFormat(2)) }, base.ErrInvalid},
+		{"Newer", func(fs vfs.FS, path string, _ []byte) { rewrite(t, fs, path, encodeFormat(FormatVersion+1)) }, base.ErrInvalid},
 		{"Empty", func(fs vfs.FS, path string, _ []byte) { rewrite(t, fs, path, nil) }, base.ErrCorrupt},
 		{"Rotten", func(fs vfs.FS, path string, b []byte) { b[3] ^= 1; rewrite(t, fs, path, b) }, base.ErrCorrupt},
 		{"Longer", func(fs vfs.FS, path string, b []byte) { rewrite(t, fs, path, append(b, 'x')) }, base.ErrCorrupt},
@@ -63,6 +63,29 @@ func TestFormat(t *testing.T) {
 			_, err := Open(memConfig(fs))
 			wantErr(t, err, c.want)
 		})
+	}
+}
+
+// A directory keeps its format, and with that its number of step workers.
+func TestOlderFormatIsKept(t *testing.T) {
+	fs := vfs.NewMem()
+	path := "/node/log/" + formatFile
+	for _, c := range []struct {
+		format  int
+		workers uint64
+	}{{FormatVersion, 2}, {1, 4}} {
+		s := mustOpen(t, memConfig(fs))
+		save(t, s, update(1, raftpb.State{Term: 1}, nil))
+		must(t, s.Close())
+		rewrite(t, fs, path, encodeFormat(c.format))
+		s = mustOpen(t, memConfig(fs))
+		if got := s.StepWorkers(); got != c.workers {
+			t.Errorf("format %d: %d step workers, want %d", c.format, got, c.workers)
+		}
+		must(t, s.Close())
+		if got := slurp(t, fs, path); !bytes.Equal(got, encodeFormat(c.format)) {
+			t.Errorf("format %d has become %q", c.format, got)
+		}
 	}
 }
 

@@ -173,14 +173,14 @@ func (n *Host) open() (err error) {
 			TransportFactory:    n.carrier.Factory(),
 			NodeRegistryFactory: n.registry.Factory(),
 			FS:                  n.files,
-			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 4, ApplyShards: 4, SnapshotShards: 4, CloseShards: 4},
+			Engine:              config.EngineConfig{ExecShards: n.logs.StepWorkers(), CommitShards: 2, ApplyShards: 2, SnapshotShards: 4, CloseShards: 4},
 			LogDB:               config.GetTinyMemLogDBConfig(),
 		},
 	}
 	if n.cfg.OnLeader != nil {
 		hc.RaftEventListener = listener{n.cfg.OnLeader}
 	}
-	hc.Expert.LogDB.Shards = 4 // a divisor of ExecShards; nothing else of it is used
+	hc.Expert.LogDB.Shards = n.logs.StepWorkers() // must divide ExecShards; nothing else of it is used
 	if n.cfg.Tune != nil {
 		n.cfg.Tune(&hc)
 	}
