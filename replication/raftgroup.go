@@ -112,11 +112,8 @@ func (g *raftGroup) lookLate() {
 // another reports whether what waits goes now, beside so many entries. The caller
 // holds g.mu.
 func (g *raftGroup) another(flights int) bool {
-	if flights == 0 {
-		return true
-	}
 	full := len(g.mu.queue) >= fullCommands || g.mu.bytes >= fullBytes
-	return flights < maxFlights && (full || time.Since(g.mu.left) >= lateFlight)
+	return flights == 0 || flights < maxFlights && (full || time.Since(g.mu.left) >= lateFlight)
 }
 
 // close refuses what comes from now on.

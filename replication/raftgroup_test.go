@@ -2,6 +2,7 @@ package replication
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,46 @@ import (
 	"github.com/distributedcache/cache/replication/internal/command"
 )
 
+// heldEntries notes the entries of a shard that a node sends to another one, and holds
+// the first of them.
+type heldEntries struct {
+	first   chan struct{} // closed when the first is held
+	release chan struct{} // to be closed
+	mu      sync.Mutex    // protects kinds
+	kinds   [][]command.StepKind
+}
+
+func (c *cluster) holdEntries(i int, shard base.ShardID) *heldEntries {
+	h := &heldEntries{first: make(chan struct{}), release: make(chan struct{})}
+	asking := func(q *ask.Request) {
+		e, err := command.DecodeEntry(q.Bytes)
+		if q.Kind != ask.Propose || q.Shard != shard || err != nil {
+			return
+		}
+		var kinds []command.StepKind
+		for i := range e.Commands {
+			kinds = append(kinds, e.Commands[i].Step.Kind)
+		}
+		h.mu.Lock()
+		h.kinds = append(h.kinds, kinds)
+		n := len(h.kinds)
+		h.mu.Unlock()
+		if n == 1 {
+			close(h.first)
+			<-h.release
+		}
+	}
+	c.nodes[i].remote.asking.Store(&asking)
+	return h
+}
+
+// entries returns the kinds of the steps in each.
+func (h *heldEntries) entries() [][]command.StepKind {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.kinds)
+}
+
 // Writes of one shard that come while an entry is on its way share the next one, and do
 // not wait for it for ever.
 func TestEntriesAreShared(t *testing.T) {
@@ -22,35 +63,14 @@ func TestEntriesAreShared(t *testing.T) {
 	c := onThree(t, 4)
 	ctx := testkit.Context(t)
 	h := c.hostOf(3) // has no replica, so that each of its entries is a request
-
-	var mu sync.Mutex
-	var sizes []int
-	held, release := make(chan struct{}), make(chan struct{})
-	asking := func(q *ask.Request) {
-		if q.Kind != ask.Propose || q.Shard != 1 {
-			return
-		}
-		e, err := command.DecodeEntry(q.Bytes)
-		if err != nil {
-			t.Error(err)
-		}
-		mu.Lock()
-		sizes = append(sizes, len(e.Commands))
-		first := len(sizes) == 1
-		mu.Unlock()
-		if first {
-			close(held)
-			<-release
-		}
-	}
-	c.nodes[3].remote.asking.Store(&asking)
+	held := c.holdEntries(3, 1)
 	put := func(i int) error {
 		_, err := h.Write(ctx, &base.Write{Key: keyOn(h, 1, i), Value: []byte("v")}, base.RequestID{})
 		return err
 	}
 	first := make(chan error, 1)
 	go func() { first <- put(0) }()
-	<-held
+	<-held.first
 	rest := make(chan error, writes)
 	for i := range writes {
 		go func() { rest <- put(1 + i) }()
@@ -60,14 +80,12 @@ func TestEntriesAreShared(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	close(release)
+	close(held.release)
 	if err := <-first; err != nil {
 		t.Error(err)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	if len(sizes) > maxFlights {
-		t.Errorf("entries of %v commands", sizes)
+	if entries := held.entries(); len(entries) > maxFlights {
+		t.Errorf("entries with steps of kinds %v", entries)
 	}
 }
 
@@ -81,48 +99,32 @@ func (fs *diskFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{AvailBytes: fs.free.Load(), TotalBytes: 1 << 40}, nil
 }
 
-// A leader whose disk is full refuses what fills it, though it comes in one entry with
-// what gives keys free; that goes on.
-func TestFullLeaderRefusesWhatSharesAnEntry(t *testing.T) {
-	c := newCluster(t, 4)
+// onDisks is a cluster as onThree, of disks that end.
+func onDisks(t *testing.T, nodes int) *cluster {
+	c := newCluster(t, nodes)
 	c.reserve = 1 << 30
 	for _, n := range c.nodes {
 		disk := &diskFS{FS: n.fs}
 		disk.free.Store(1 << 35)
 		n.fs = disk
 	}
-	c.foundOnThree()
+	return c.foundOnThree()
+}
+
+// A leader whose disk is full refuses what fills it, though it comes in one entry with
+// what gives keys free; that goes on.
+func TestFullLeaderRefusesWhatSharesAnEntry(t *testing.T) {
+	c := onDisks(t, 4)
 	ctx := testkit.Context(t)
 	h := c.hostOf(3)
-	held := keyOn(h, 1, 1)
-	mustWrite(t, ctx, h, base.Write{Key: held, Value: []byte("old")})
-	by := c.prepareOn(ctx, h, []base.Key{held})
-
+	key := keyOn(h, 1, 1)
+	mustWrite(t, ctx, h, base.Write{Key: key, Value: []byte("old")})
+	by := c.prepareOn(ctx, h, []base.Key{key})
 	leader := c.leader(1)
 	leader.fs.(*diskFS).free.Store(1<<30 - 1<<20)
 	testkit.Eventually(t, time.Minute, "a full disk", func() bool { return leader.store.Writable() != nil })
-	first, release := make(chan struct{}), make(chan struct{})
-	var mu sync.Mutex
-	var entries [][]command.StepKind
-	asking := func(q *ask.Request) {
-		e, err := command.DecodeEntry(q.Bytes)
-		if q.Kind != ask.Propose || q.Shard != 1 || err != nil {
-			return
-		}
-		var kinds []command.StepKind
-		for i := range e.Commands {
-			kinds = append(kinds, e.Commands[i].Step.Kind)
-		}
-		mu.Lock()
-		entries = append(entries, kinds)
-		n := len(entries)
-		mu.Unlock()
-		if n == 1 {
-			close(first)
-			<-release
-		}
-	}
-	c.nodes[3].remote.asking.Store(&asking)
+
+	held := c.holdEntries(3, 1)
 	results := make(chan error, 2)
 	prepare := func(i int) {
 		cmd := command.Command{Step: command.Step{Kind: command.StepPrepare, Holder: by}}
@@ -139,7 +141,7 @@ func TestFullLeaderRefusesWhatSharesAnEntry(t *testing.T) {
 		}
 	}
 	go prepare(2)
-	<-first
+	<-held.first
 	go prepare(3)
 	testkit.Eventually(t, time.Minute, "a prepare that waits", waiting(1))
 	freed := make(chan error, 1)
@@ -148,7 +150,7 @@ func TestFullLeaderRefusesWhatSharesAnEntry(t *testing.T) {
 		freed <- err
 	}()
 	testkit.Eventually(t, time.Minute, "a step that waits", waiting(2))
-	close(release)
+	close(held.release)
 	for range cap(results) {
 		var e *base.Error
 		if err := <-results; !errors.Is(err, base.ErrNoSpace) || !errors.As(err, &e) || e.Outcome != base.OutcomeNotApplied {
@@ -158,13 +160,9 @@ func TestFullLeaderRefusesWhatSharesAnEntry(t *testing.T) {
 	if err := <-freed; err != nil {
 		t.Errorf("the step: %v", err)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	shared := false
-	for _, kinds := range entries {
-		shared = shared || len(kinds) == 2
-	}
-	if last := entries[len(entries)-1]; !shared || len(last) != 1 || last[0] != command.StepAbort {
+	entries := held.entries()
+	shared := slices.ContainsFunc(entries, func(kinds []command.StepKind) bool { return len(kinds) == 2 })
+	if last := entries[len(entries)-1]; !shared || !slices.Equal(last, []command.StepKind{command.StepAbort}) {
 		t.Errorf("entries with steps of kinds %v", entries)
 	}
 }
