@@ -244,22 +244,21 @@ func (m *Machine) ApplyEntry(b *storage.Batch, e *command.Entry, index uint64) (
 		return nil, fmt.Errorf("%w: shard %d: entry %d comes after %d", base.ErrCorrupt, m.shard, index, m.Index())
 	}
 	results, over := m.sessions.recall(e)
-	if !over {
-		results = command.AppendResultsHead(make([]byte, 0, 8+24*len(e.Commands)), len(e.Commands))
-		var res command.Result
-		for i := range e.Commands {
-			if err := m.Apply(b, &e.Commands[i], &res); err != nil {
-				return nil, err
-			}
-			results = command.AppendResult(results, &res)
+	if over {
+		m.index.Store(index)
+		m.saveHead(b)
+		return results, nil
+	}
+	results = command.AppendResultsHead(make([]byte, 0, 8+24*len(e.Commands)), len(e.Commands))
+	var res command.Result
+	for i := range e.Commands {
+		if err := m.Apply(b, &e.Commands[i], &res); err != nil {
+			return nil, err
 		}
+		results = command.AppendResult(results, &res)
 	}
 	m.index.Store(index)
-	if over {
-		m.saveHead(b)
-	} else {
-		m.sessions.remember(b, m.shard, e, m.head(), results)
-	}
+	m.sessions.remember(b, m.shard, e, m.head(), results)
 	return results, nil
 }
 

@@ -14,8 +14,8 @@
 //     are durable: raft answers other nodes by them (Ongaro, Consensus: Bridging
 //     Theory and Practice, figure 3.1 and section 3.8). The commit index is
 //     volatile state there, and etcd's raft does not sync it either (MustSync):
-//     it is written with what else there is, with a snapshot, at Close, and when
-//     it has gone far ahead. dragonboat reads it back as a lower bound and learns
+//     it is written with term and vote, with a snapshot, at Close, and when it has
+//     gone far ahead. dragonboat reads it back as a lower bound and learns
 //     the rest from the leader. What one call saves is there as a whole or not at
 //     all, but for that, and never without what was saved before.
 //   - Of a replica the engine holds what raft would read and nothing else. A

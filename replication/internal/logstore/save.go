@@ -13,8 +13,8 @@ import (
 
 // SaveRaftState implements raftio.ILogDB: one batch and at most one fsync for
 // all updates. When it returns, entries, terms, votes and snapshot records are
-// durable. An update that only moves the commit index is written and not
-// synced: a replica that restarts behind learns that index again.
+// durable. An update that only moves the commit index is mostly not even
+// written: a replica that restarts behind learns that index again.
 func (s *Store) SaveRaftState(updates []raftpb.Update, _ uint64) error {
 	if len(updates) == 0 {
 		return nil

@@ -159,17 +159,15 @@ func (s *Store) flush() (err error) {
 func (s *Store) putCommits(b *pebble.Batch) error {
 	s.nodes.RLock()
 	defer s.nodes.RUnlock()
+	var err error
 	for id, n := range s.nodes.byID {
 		n.mu.Lock()
-		defer n.mu.Unlock()
-		if n.commit == n.state.Commit {
-			continue
+		if n.commit != n.state.Commit {
+			err = errors.Join(err, n.writeState(b, id))
 		}
-		if err := n.writeState(b, id); err != nil {
-			return err
-		}
+		n.mu.Unlock()
 	}
-	return nil
+	return err
 }
 
 func (s *Store) closeEngine() (err error) {
