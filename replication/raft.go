@@ -72,6 +72,7 @@ type RaftConfig struct {
 	OnFail func(error)
 
 	tune func(*config.NodeHostConfig) // for measurements
+	full int                          // see raftlog; 0 = fullCommands
 }
 
 func (c RaftConfig) withDefaults() RaftConfig {
@@ -211,7 +212,7 @@ func (n *raftNode) newLog(cfg Config, h *Host) *raftlog {
 		session: newSession(), opened: time.Now(), stop: make(chan struct{}), nodeOf: n.nodeOf,
 		resolving: make(chan struct{}, maxResolving), forgetter: forgetter{hurry: make(chan struct{})},
 		admission: inflight.New(cfg.MaxInFlight),
-		tick:      n.cfg.beat(), look: 2 * n.cfg.beat(), attempt: 25 * n.cfg.beat(), maxAttempt: 250 * n.cfg.beat(), giveUp: n.cfg.GiveUp,
+		tick:      n.cfg.beat(), look: 2 * n.cfg.beat(), attempt: 25 * n.cfg.beat(), maxAttempt: 250 * n.cfg.beat(), giveUp: n.cfg.GiveUp, full: cmp.Or(n.cfg.full, fullCommands),
 	}
 	l.ending, l.end = context.WithCancel(context.Background())
 	for _, g := range h.groups {

@@ -33,6 +33,8 @@ type cluster struct {
 	apart bool
 	// reserve is how much of a disk stays free; 0: the disks have no end.
 	reserve int64
+	// full is how many commands make an entry go beside another; 0 = as always.
+	full int
 	// tune, if there is one, changes how a node is opened.
 	tune func(*Config)
 	// tuneRaft does that for dragonboat.
@@ -104,7 +106,7 @@ func (c *cluster) open(i int) error {
 		Dir: "/raft", FS: n.fs, Node: c.peers[i].Node, Peers: c.peers, Network: n.endpoint,
 		Tick: 5 * time.Millisecond, OnFail: func(err error) { n.fail <- err },
 	}
-	rc.tune = c.tuneRaft
+	rc.tune, rc.full = c.tuneRaft, c.full
 	if c.apart {
 		n.remote = newTestRemote(c, c.peers[i].Node)
 		rc.Tick = 20 * time.Millisecond // elections must end while every core is busy

@@ -52,8 +52,7 @@ type raftGroup struct {
 		flying   []uint64    // those of the undecided ones
 		carriers int         // goroutines in fly
 		left     time.Time   // when the newest of them took an entry
-		late     *time.Timer // calls lookLate
-		looking  bool        // late runs
+		late     *time.Timer // calls lookLate; nil if it is not to
 		closed   bool
 	}
 }
@@ -95,8 +94,7 @@ func (g *raftGroup) send() {
 		if g.log.tasks.Spawn(g.fly) {
 			g.mu.carriers++
 		}
-	case !g.mu.looking:
-		g.mu.looking = true
+	case g.mu.late == nil:
 		g.mu.late = time.AfterFunc(lateFlight, g.lookLate)
 	}
 }
@@ -105,14 +103,14 @@ func (g *raftGroup) send() {
 func (g *raftGroup) lookLate() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.mu.looking = false
+	g.mu.late = nil
 	g.send()
 }
 
 // another reports whether what waits goes now, beside so many entries. The caller
 // holds g.mu.
 func (g *raftGroup) another(flights int) bool {
-	full := len(g.mu.queue) >= fullCommands || g.mu.bytes >= fullBytes
+	full := len(g.mu.queue) >= g.log.full || g.mu.bytes >= fullBytes
 	return flights == 0 || flights < maxFlights && (full || time.Since(g.mu.left) >= lateFlight)
 }
 
@@ -148,17 +146,14 @@ func (g *raftGroup) board(f *flight) bool {
 	for _, sequence := range g.mu.flying {
 		f.floor = min(f.floor, sequence)
 	}
-	taken := 0
+	taken, bytes := 0, int64(0)
 	if g.another(len(g.mu.flying)) && g.mu.next-f.floor < command.Window {
-		taken = f.take(g.mu.queue, g.log.admission)
+		taken, bytes = f.take(g.mu.queue, g.log.admission)
 	}
 	rest := copy(g.mu.queue, g.mu.queue[taken:])
 	clear(g.mu.queue[rest:])
 	g.mu.queue = g.mu.queue[:rest]
-	g.mu.bytes = 0
-	for _, p := range g.mu.queue {
-		g.mu.bytes += p.Bytes
-	}
+	g.mu.bytes -= bytes
 	if len(f.members) == 0 {
 		g.mu.carriers--
 		return false
@@ -172,9 +167,8 @@ func (g *raftGroup) board(f *flight) bool {
 }
 
 // take adds members from the front of the queue and returns how many elements it
-// has used up. One whose caller has given up is left out.
-func (f *flight) take(queue []*inflight.Pending, a *inflight.Admission) (used int) {
-	bytes := int64(0)
+// has used up, and their bytes. One whose caller has given up is left out.
+func (f *flight) take(queue []*inflight.Pending, a *inflight.Admission) (used int, bytes int64) {
 	for _, p := range queue {
 		alone := p.Txn.HasRanges()
 		full := len(f.members) == command.MaxEntryCommands || bytes+p.Bytes > maxEntryBytes
@@ -182,10 +176,10 @@ func (f *flight) take(queue []*inflight.Pending, a *inflight.Admission) (used in
 			break
 		}
 		used++
+		bytes += p.Bytes
 		if !a.Take(p) {
 			continue
 		}
-		bytes += p.Bytes
 		f.members = append(f.members, p)
 		f.anywhere = p.Anywhere
 		f.must = f.must || releases(p.Txn.Parts[0].Command.Step.Kind)
@@ -193,7 +187,7 @@ func (f *flight) take(queue []*inflight.Pending, a *inflight.Admission) (used in
 			break
 		}
 	}
-	return used
+	return used, bytes
 }
 
 func (g *raftGroup) encode(f *flight) {

@@ -35,7 +35,9 @@ type raftlog struct {
 	look       time.Duration // how often a waiting proposal looks at the leader
 	attempt    time.Duration // patience with the first attempt
 	maxAttempt time.Duration
-	giveUp     time.Duration // after which a write ends as unknown
+	// full is how many commands of a group go beside an entry that is on its way.
+	full   int
+	giveUp time.Duration // after which a write ends as unknown
 
 	nodeOf    func(shard base.ShardID, replica uint64) string
 	admission *inflight.Admission

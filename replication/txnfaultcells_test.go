@@ -31,14 +31,14 @@ type faultTxn struct {
 // newTxn draws a transaction with keys that nobody else has.
 func (b *faultBench) newTxn(at stopPoint, n int) *faultTxn {
 	h := b.hostOf(coordinatorNode)
-	x := &faultTxn{value: fmt.Sprintf("cell %d, transaction %d", b.cells, n), done: make(chan struct{})}
+	x := &faultTxn{value: fmt.Sprintf("cell %d, transaction %d", b.count, n), done: make(chan struct{})}
 	x.refused = at.refused
 	shards := []base.ShardID{anchorShard, participantShard}
 	if b.rng.IntN(2) == 0 {
 		shards = append(shards, participantShard+1)
 	}
 	for _, shard := range shards {
-		x.keys = append(x.keys, keyOn(h, shard, 1000*b.cells+n))
+		x.keys = append(x.keys, keyOn(h, shard, 1000*b.count+n))
 	}
 	// A refusal is recorded only of a request. An Update does not choose its anchor.
 	if at.refused && at.name == "refuse" || b.rng.IntN(2) == 0 {
@@ -100,8 +100,8 @@ func (x *faultTxn) run(ctx context.Context, h *Host) {
 // cell lets transactions come to a step, and a fault come then.
 func (b *faultBench) cell(at stopPoint, fault faultKind, who victim) {
 	b.t.Helper()
-	b.cells++
-	name := fmt.Sprintf("cell %d: %s, %s %s", b.cells, at.name, who, fault)
+	b.count++
+	name := fmt.Sprintf("cell %d: %s, %s %s", b.count, at.name, who, fault)
 	started := time.Now()
 	defer func() { b.t.Logf("%s: %v", name, time.Since(started)) }()
 	b.place()
@@ -114,7 +114,7 @@ func (b *faultBench) cell(at stopPoint, fault faultKind, who victim) {
 	for _, x := range txns {
 		x.run(b.ctx, b.hostOf(coordinatorNode))
 	}
-	testkit.Eventually(b.t, time.Minute, name+": the step", h.reached())
+	testkit.Eventually(b.t, time.Minute, name+": the step", h.reached(b.sharing))
 	down := map[victim]int{theCoordinator: coordinatorNode, theParticipant: int(participantShard), theAnchor: int(anchorShard)}[who]
 	b.strike(name, h, txns, fault, down)
 	b.steps += h.count()
